@@ -1,0 +1,1 @@
+"""Detection networks that ultralytics does not ship."""

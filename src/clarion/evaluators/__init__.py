@@ -1,0 +1,1 @@
+"""Predictions + truth -> metrics with n, interval and baseline. No evaluator runs a model."""

@@ -1,0 +1,1 @@
+"""Language models: instruction data, prompts, and what is measured on generated text."""

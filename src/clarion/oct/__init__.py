@@ -1,0 +1,1 @@
+"""SD-OCT: phantom, readers, networks and measurements."""

@@ -1,0 +1,337 @@
+"""The life of a run: compose -> check -> prepare data -> fit -> predict -> evaluate -> record.
+
+`execute` is the job of train.py, `re_evaluate` that of eval.py. Both return an outcome and raise nothing, so
+that one job of a sweep never takes the others with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from clarion import config, jobs
+from clarion.errors import ClarionError, UsageError
+from clarion.record import RunRecord, hash_tree, now, write_atomic
+
+log = logging.getLogger("clarion")
+HEADLINE = ("map50", "c_index", "auroc", "balanced_accuracy", "rouge_l", "accuracy")  # what a job's row shows first
+
+
+def execute(cfg: DictConfig, overrides: list[str], directory: Path, number: int = 0) -> dict:
+    """Train, predict and evaluate one configuration in its run directory; post and return the outcome."""
+    return _outcome(lambda: _train(cfg, overrides, Path(directory)), Path(directory), overrides, number)
+
+
+def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, overrides: list[str], number: int) -> dict:
+    began, code = time.time(), 0
+    try:
+        with jobs.isolated():
+            status, reason, score = work()
+    except KeyboardInterrupt:
+        raise
+    except ClarionError as error:
+        status, reason, score, code = ("refused" if error.exit_code == 2 else "failed"), str(error), "", error.exit_code
+        log.error("%s", error)
+    except Exception as error:
+        status, reason, score, code = "failed", f"{type(error).__name__}: {error}", "", 1
+        log.error("%s: %s (the whole trace is in %s)", type(error).__name__, error, directory / "error.txt")
+    outcome = {"number": number, "directory": str(directory), "status": status, "reason": reason, "score": score,
+               "seconds": time.time() - began, "command": jobs.command_of(overrides), "exit_code": code}
+    jobs.post(outcome)
+    return outcome
+
+
+def _train(cfg: DictConfig, overrides: list[str], directory: Path) -> tuple[str, str, str]:
+    record = RunRecord.open(directory, resume=bool(cfg.resume))
+    if record.complete:
+        log.info("%s is complete: skipped (runs_dir=OTHER makes another copy).", record.directory)
+        return "skipped", "already complete", headline(record.metrics())
+    try:
+        with run_log(record.directory / "run.log"):
+            return _train_open(cfg, overrides, record)
+    except BaseException as error:
+        record.fail(error, traceback.format_exc())
+        raise
+    finally:
+        record.close()
+
+
+def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tuple[str, str, str]:
+    from clarion import tracking
+    from clarion.trainers.base import Run
+
+    resume = record.resumable and bool(cfg.resume)
+    init_hashes = {name: hash_tree(Path(str(run)) / "checkpoints") for name, run in (cfg.init_from or {}).items()}
+    record.start(cfg, overrides, {"run": record.directory.name, "init_from": init_hashes})
+    seed_everything(cfg.seed)
+    data = build_data(cfg)
+    record.update(data=data_identity(data), device=device_name(cfg.trainer.device))
+    tracker = tracking.trackers(cfg.tracker, record.directory, data.kind)
+    status = "failed"
+    try:
+        tracker.config({k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k != "hydra"})
+        trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
+        run = Run(cfg=cfg, directory=record.directory, data=data, tracker=tracker, resume=resume)
+        log.info("training %s on %s (%s) in %s", cfg.model.name, cfg.data.name, data.kind, record.directory)
+        began = time.time()
+        checkpoint = trainer.fit(run)
+        record.update(fit_s=round(time.time() - began, 1),
+                      checkpoint=checkpoint.relative_to(record.directory).as_posix(), checkpoint_hash=hash_tree(checkpoint))
+        metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, ["val", "test"])
+        publish(tracker, metrics)
+        record.finish(metrics)
+        status = "complete"
+    finally:
+        tracker.finish(status)
+    page = write_report(record.directory)
+    score = headline(metrics)
+    log.info("done: %s  %s", score, f"page: {page}" if page else "")
+    return "done", "", score
+
+
+# --------------------------------------------------------------------------------------------- predict, evaluate
+
+
+def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record: RunRecord, splits: list[str]) -> dict:
+    """Predictions of each split to files, then every evaluator on the last split; the others are its context."""
+    tables: dict[str, tuple] = {}
+    for split in splits:
+        if not data.splits.get(split):
+            continue
+        predictions = predict(predictor, data.samples(split), len(data.splits[split]), split)
+        truth = data.truth(split)
+        save_table(record.directory / "predictions" / f"{split}.parquet", predictions)
+        if truth is not None:
+            save_table(record.directory / "truth" / f"{split}.parquet", truth)
+            save_overlay_images(record.directory, data, split) if split == splits[-1] else None
+        tables[split] = (predictions, truth)
+    final = splits[-1]
+    if final not in tables:
+        raise ClarionError(f"data={cfg.data.name} has no {final} split to evaluate on.")
+    predictions, truth = tables[final]
+    if truth is None:
+        raise UsageError(f"data={cfg.data.name} has no truth to score against: use `clarion predict` for predictions.")
+    context = {"task": cfg.model.task, "class_names": list(getattr(data, "class_names", [])), "seed": cfg.seed,
+               "data_kind": data.kind, "validation": tables.get("val") if final != "val" else None,
+               "train_counts": train_counts(data)}
+    results = {}
+    for name, node in cfg.evaluators.items():
+        log.info("evaluating: %s on %d samples of %s", name, len(truth), final)
+        results[name] = build(node).evaluate(predictions, truth, context)
+    return {"run": record.directory.name, "model": cfg.model.name, "data": cfg.data.name, "data_kind": data.kind,
+            "split": final, "seed": cfg.seed, "finished": now(), "device": record.manifest().get("device"),
+            "evaluators": results, "data_card": data.card()}
+
+
+def predict(predictor: Callable, samples: Iterable, total: int, split: str):
+    """Run a predictor over samples; one row a sample. Returns a pandas DataFrame."""
+    import pandas as pd
+    from tqdm import tqdm
+
+    rows = [{"sample_id": p.sample_id, "patient_id": p.patient_id, **p.values}
+            for p in tqdm(predictor(samples), total=total, desc=f"predict {split}", unit="sample")]
+    return pd.DataFrame(rows)
+
+
+def save_table(path: Path, table: Any) -> None:
+    """Parquet, renamed into place when whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table.to_parquet(partial, index=False)
+    os.replace(partial, path)
+
+
+def train_counts(data: Any) -> list[int] | None:
+    """Samples per class in training: what a majority baseline is allowed to know."""
+    if data.task != "classification" or not data.splits.get("train"):
+        return None
+    labels = data.truth("train")["label"]
+    return [int((labels == k).sum()) for k in range(len(data.class_names))]
+
+
+def headline(metrics: dict) -> str:
+    """'map50 0.631 [0.58, 0.68]': the score a job's row shows."""
+    for result in metrics.get("evaluators", {}).values():
+        values = result.get("metrics", {})
+        name = next((h for h in HEADLINE if h in values), next(iter(values), None))
+        if name and values[name].get("value") is not None:
+            entry = values[name]
+            interval = f" [{entry['low']:.3f}, {entry['high']:.3f}]" if entry.get("low") is not None else ""
+            return f"{name} {entry['value']:.3f}{interval}"
+    return ""
+
+
+def publish(tracker: Any, metrics: dict) -> None:
+    """The final scores, curves and confusion matrix to the tracker."""
+    summary = {}
+    for name, result in metrics["evaluators"].items():
+        for metric, entry in result.get("metrics", {}).items():
+            summary |= {f"{name}/{metric}": entry.get("value"), f"{name}/{metric}_low": entry.get("low"),
+                        f"{name}/{metric}_high": entry.get("high")}
+        for curve, c in result.get("curves", {}).items():
+            tracker.curve(f"{name}/{curve}", c["x"], c["y"], c.get("x_label", "x"), c.get("y_label", "y"))
+        if confusion := result.get("confusion"):
+            tracker.confusion(confusion["labels"], confusion["matrix"])
+    tracker.summary(summary)
+
+
+# ------------------------------------------------------------------------------------------------ re-evaluation
+
+
+def re_evaluate(cfg: DictConfig, overrides: list[str], checkpoint: Path, source: str, directory: Path,
+                split: str) -> dict:
+    """Evaluate a trained model on cfg.data with cfg.evaluators, into a directory of its own."""
+
+    def work() -> tuple[str, str, str]:
+        record = RunRecord.open(directory, resume=True)
+        if record.complete:
+            log.info("%s is complete: skipped (delete it or use runs_dir=OTHER to evaluate again).", directory)
+            return "skipped", "already complete", headline(record.metrics())
+        try:
+            with run_log(record.directory / "run.log"):
+                seed_everything(cfg.seed)
+                record.start(cfg, overrides, {"run": record.directory.name, "kind": "evaluation", "source": source,
+                                              "checkpoint_hash": hash_tree(checkpoint)})
+                data = build_data(cfg)
+                record.update(data=data_identity(data), device=device_name(cfg.trainer.device))
+                trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
+                splits = [split] if split == "val" else ["val", split]
+                metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, splits)
+                record.finish(metrics)
+        except BaseException as error:
+            record.fail(error, traceback.format_exc())
+            raise
+        finally:
+            record.close()
+        page = write_report(record.directory)
+        log.info("done: %s  %s", headline(metrics), f"page: {page}" if page else "")
+        return "done", "", headline(metrics)
+
+    return _outcome(work, directory, overrides, 0)
+
+
+# ------------------------------------------------------------------------------------------------------- pieces
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """The one place that instantiates a config. Hydra hides the cause of a failure; this names it."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    problems = config.target_problems(OmegaConf.to_container(node, resolve=True))
+    if problems:
+        raise UsageError(config.numbered(problems))
+    plain = OmegaConf.create({k: v for k, v in node.items() if k not in ("task", "layouts")
+                              or (k == "task" and _takes(node, "task"))})
+    try:
+        return instantiate(plain, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        while not isinstance(cause, ClarionError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ClarionError):
+            raise cause from error
+        raise ClarionError(f"{node.get('_target_')} could not be built: {type(cause).__name__}: "
+                           f"{' '.join(str(cause).split())[:500]}") from error
+
+
+def _takes(node: Any, name: str) -> bool:
+    import inspect
+
+    from hydra.utils import get_object
+
+    try:
+        parameters = inspect.signature(get_object(node["_target_"])).parameters
+    except Exception:
+        return True  # instantiate says what is wrong with the target
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def build_data(cfg: DictConfig) -> Any:
+    """The data of a run, prepared and checked: what must not be trained on stops here, with the list."""
+    data = build(cfg.data, seed=cfg.seed)
+    data.prepare()
+    report = data.check()
+    for warning in getattr(report, "warnings", []):
+        log.warning("data: %s", warning)
+    return data
+
+
+def data_identity(data: Any) -> dict:
+    from clarion.data.splits import split_hash
+
+    return {"name": data.name, "kind": data.kind, "fingerprint": data.fingerprint(),
+            "split_hash": split_hash(data.splits), "counts": {k: len(v) for k, v in data.splits.items()}}
+
+
+def seed_everything(seed: int) -> None:
+    """Python, numpy and torch (all devices) from one seed; hash seeds of workers come from these."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_num_threads(jobs.default_threads())
+
+
+def device_name(device: str) -> str:
+    """What the run computed on, in words: 'NVIDIA H100 80GB HBM3' or the processor's name and cores."""
+    import torch
+
+    if str(device) != "cpu" and torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    model = "CPU"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next((l.split(":", 1)[1].strip() for l in lines if l.startswith("model name")), model)
+    except OSError:
+        pass
+    return f"{model}, {jobs.default_threads()} threads"
+
+
+class run_log:
+    """Everything that is logged also goes to the run's own file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.handler = logging.FileHandler(self.path, encoding="utf-8")
+        self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(self.handler)
+
+    def __exit__(self, *_: Any) -> None:
+        logging.getLogger().removeHandler(self.handler)
+        self.handler.close()
+
+
+def save_overlay_images(directory: Path, data: Any, split: str) -> None:
+    """Remember where the images lie for the report's overlays: phantom and public data only.
+
+    Paths of private data may hold names; their overlays are drawn from the data by `clarion report`."""
+    if data.kind == "private":
+        return
+    paths = {s.sample_id: str(s.inputs["image"]) for s in data.samples(split) if "image" in s.inputs}
+    if paths:
+        write_atomic(directory / "truth" / f"{split}_images.json", json.dumps(paths))
+
+
+def write_report(directory: Path) -> Path | None:
+    """The run's page; a page that fails must not undo a finished run."""
+    try:
+        from clarion.report import write_run_report
+
+        return write_run_report(directory)
+    except Exception:
+        log.exception("the run is complete, but its page could not be written")
+        return None

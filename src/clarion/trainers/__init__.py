@@ -1,0 +1,1 @@
+"""Trainers behind one protocol, one library each (see base.py)."""

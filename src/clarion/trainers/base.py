@@ -1,0 +1,86 @@
+"""The protocol every trainer keeps, and the two records that pass through it.
+
+A trainer knows its library and this file, and no room. It maps the four settings that mean the same
+everywhere (`trainer.epochs, batch_size, device, precision`) in one visible function and hands
+`trainer.args` to its library verbatim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to predict on. `inputs` holds what the task needs, by name:
+
+    detection, classification from images: {"image": Path}
+    tables: {"features": 1-d float array}
+    language: {"messages": [{"role", "content"}, ...]} (the prompt only, never the answer)
+    """
+
+    sample_id: str
+    patient_id: str
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer. `values` become columns of the predictions table, by task:
+
+    detection: boxes [[x1, y1, x2, y2], ...] in pixels of the original image, scores, labels (class index)
+    classification: probabilities [p_0, ...] in the order of data.class_names
+    generation: text
+    """
+
+    sample_id: str
+    patient_id: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """What a trainer may know of the run it works for.
+
+    cfg: the composed config (OmegaConf); directory: the run directory (write checkpoints below
+    `checkpoints`, scratch below `work`); data: the data object; tracker: see clarion.tracking.Tracker;
+    resume: continue from what lies in `checkpoints`.
+    """
+
+    cfg: Any
+    directory: Path
+    data: Any
+    tracker: Any
+    resume: bool = False
+
+    @property
+    def checkpoints(self) -> Path:
+        path = self.directory / "checkpoints"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def work(self) -> Path:
+        path = self.directory / "work"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+class Predictor(Protocol):
+    """A trained model: samples in, predictions out, batched and streaming (never a list of all)."""
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]: ...
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Built by hydra.utils.instantiate(cfg.trainer, model=cfg.model)."""
+
+    def fit(self, run: Run) -> Path:
+        """Train; return the best checkpoint (a file or a folder inside run.checkpoints)."""
+
+    def load(self, checkpoint: Path) -> Predictor:
+        """A checkpoint this trainer wrote -> a predictor, without the run or its data."""
