@@ -16,7 +16,7 @@ $(STAMP): constraints.txt pyproject.toml requirements-weights.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python train.py
+	$(BIN)/python train.py experiment=demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not long'

@@ -100,19 +100,31 @@ def preflight(argv: list[str]) -> list[str]:
     are rewritten to Hydra's `++` form, so that users need not know it.
     """
     args = get_args_parser().parse_args(argv)
+    if args.multirun and (args.cfg or args.info):
+        raise UsageError("--cfg and --info print one job's configuration: leave out -m.")
     if args.config_name or args.config_dir or args.config_path:
         return argv  # the user's own config tree: Hydra's business
     overrides, problems = parse(args.overrides)
     problems += group_problems(overrides)
-    if not problems or len(problems) < len(overrides):
-        problems += key_problems(overrides)
+    composed = None if problems else try_compose(overrides)
+    if composed is None or any(o.is_add() or o.is_force_add() for o in overrides):
+        problems += key_problems(overrides)  # Hydra's own complaint about a key, if any, names no neighbour
     if not problems:
-        texts = [o.input_line for o in overrides]
-        problems += job_problems(texts, sweeping=bool(args.multirun))
+        problems += job_problems([o.input_line for o in overrides], bool(args.multirun), composed)
     if problems:
         raise UsageError(numbered(problems))
     rewritten = {raw: o.input_line for raw, o in zip(args.overrides, overrides)}
     return [rewritten.get(a, a) for a in argv]
+
+
+def try_compose(overrides: list[Override]) -> DictConfig | None:
+    """The config of a single job, or None where it does not compose or where several jobs are asked for."""
+    if any(o.is_sweep_override() or o.key_or_group == "experiment" for o in overrides):
+        return None
+    try:
+        return compose_config([o.input_line for o in overrides])
+    except Exception:
+        return None
 
 
 def numbered(problems: list[str]) -> str:
@@ -236,15 +248,17 @@ def expand(overrides: list[str], params: dict | None = None) -> list[list[str]]:
     return [list(job) for job in itertools.product(*axes)]
 
 
-def job_problems(overrides: list[str], sweeping: bool) -> list[str]:
+def job_problems(overrides: list[str], sweeping: bool, composed: DictConfig | None = None) -> list[str]:
     """Compose every job and check it; the same complaint of several jobs is said once."""
+    if composed is not None:
+        return check_config(composed)
     params: dict = {}
     if any(o.startswith("experiment=") for o in overrides) or any(o.startswith("hydra.sweep") for o in overrides):
         try:
             hydra = compose_config([o for o in overrides if not _sweeps(o)], with_hydra=True).hydra
         except Exception as error:
             return [composition_problem(error)]
-        params = OmegaConf.to_container(hydra.sweeper.get("params") or {}) if "sweeper" in hydra else {}
+        params = dict(hydra.sweeper.get("params") or {})
         sweeping = sweeping or str(hydra.get("mode")).endswith("MULTIRUN")
     elif not sweeping:
         several = [o for o in overrides if _sweeps(o)]
@@ -381,18 +395,21 @@ def group_task(group: str, name: str) -> str | None:
 def root_problems(data: dict) -> list[str]:
     """A data root that is given must exist and look like one of the layouts its config expects."""
     root, layouts = data.get("root"), data.get("layouts") or {}
+    expected = data.get("expected") or ("" if not layouts else "Expected below it, one of:" + "".join(
+        f"\n     {name}: {', '.join(patterns)}" for name, patterns in layouts.items()))
+    expected = f"\n{expected}" if expected else ""
     if root is None:
         if data.get("kind") in ("private", "public") and "root" in data:
             return [f"data={data.get('name')} has no embedded default: add data.root=/path/to/your/data."
-                    f"{expected(layouts)}"]
+                    f"{expected}"]
         return []
     path = Path(os.path.expanduser(str(root)))
     if not path.exists():
         parent = path.parent
         siblings = [p.name for p in itertools.islice(parent.iterdir(), 500)] if parent.is_dir() else []
-        return [f"data.root={root}: no such folder.{nearest(path.name, siblings)}{expected(layouts)}"]
+        return [f"data.root={root}: no such folder.{nearest(path.name, siblings)}{expected}"]
     if layouts and not any(all(_matches(path, pattern) for pattern in patterns) for patterns in layouts.values()):
-        return [f"data.root={root}: not a {data.get('name')} data set.{expected(layouts)}"]
+        return [f"data.root={root}: not a {data.get('name')} data set.{expected}"]
     return []
 
 
@@ -400,13 +417,6 @@ def _matches(root: Path, pattern: str) -> bool:
     if pattern in (".", ""):
         return True
     return next(iter(root.glob(pattern)), None) is not None if root.is_dir() else False
-
-
-def expected(layouts: dict) -> str:
-    if not layouts:
-        return ""
-    lines = [f"\n     {name}: " + ", ".join(patterns) for name, patterns in layouts.items()]
-    return " Expected below it, one of:" + "".join(lines)
 
 
 def init_problems(init_from: dict) -> list[str]:
@@ -430,7 +440,7 @@ def describe(group: str, name: str) -> str:
 
 def help_text(program: str = "train.py") -> str:
     lines = [f"usage: python {program} [-m] [group=option ...] [key=value ...]", "",
-             "  python train.py                                   the demo: yolo11n on a small ERM phantom",
+             "  python train.py experiment=demo                    the demo: yolo11n on a small ERM phantom",
              "  python train.py model=yolo11x data=erm_full       one run; a model brings its trainer and evaluator",
              "  python train.py -m model=yolo11n,yolov8s seed=0,1  a sweep, ended by a table of its jobs",
              "  python train.py -m experiment=erm_detection       the published table's 24 cells",

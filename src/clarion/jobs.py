@@ -35,7 +35,7 @@ def isolated() -> Iterator[None]:
         logging.getLogger().setLevel(level)
         _restore_torch(torch_state)
         if "wandb" in sys.modules and getattr(sys.modules["wandb"], "run", None) is not None:
-            sys.modules["wandb"].finish(quiet=True)
+            sys.modules["wandb"].finish()
 
 
 def _torch_state() -> dict | None:

@@ -215,7 +215,10 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> dict:
-    """{revision, dirty} of the source tree; empty where it is not a git checkout."""
+    """{revision, dirty} of the source tree. Where the code is no checkout (a container, a cluster node that got a
+    copy), $CLARION_REVISION may say it; else empty."""
+    if given := os.environ.get("CLARION_REVISION"):
+        return {"revision": given, "dirty": None}
     folder = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:

@@ -80,6 +80,7 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
     try:
         tracker.config({k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k != "hydra"})
         trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
+        record.update(parameters=trainer.parameters(len(data.class_names)))
         run = Run(cfg=cfg, directory=record.directory, data=data, tracker=tracker, resume=resume)
         log.info("training %s on %s (%s) in %s", cfg.model.name, cfg.data.name, data.kind, record.directory)
         began = time.time()
@@ -87,12 +88,12 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
         record.update(fit_s=round(time.time() - began, 1),
                       checkpoint=checkpoint.relative_to(record.directory).as_posix(), checkpoint_hash=hash_tree(checkpoint))
         metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, ["val", "test"])
-        publish(tracker, metrics)
+        publish(tracker, record.directory, metrics, data)
         record.finish(metrics)
         status = "complete"
     finally:
         tracker.finish(status)
-    page = write_report(record.directory)
+    page = write_report(record.directory, data)
     score = headline(metrics)
     log.info("done: %s  %s", score, f"page: {page}" if page else "")
     return "done", "", score
@@ -112,7 +113,9 @@ def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record
         save_table(record.directory / "predictions" / f"{split}.parquet", predictions)
         if truth is not None:
             save_table(record.directory / "truth" / f"{split}.parquet", truth)
-            save_overlay_images(record.directory, data, split) if split == splits[-1] else None
+            if data.kind != "private" and split == splits[-1]:  # private paths may hold names: not kept
+                paths = image_paths(data, split)
+                write_atomic(record.directory / "truth" / f"{split}_images.json", json.dumps(paths)) if paths else None
         tables[split] = (predictions, truth)
     final = splits[-1]
     if final not in tables:
@@ -170,20 +173,6 @@ def headline(metrics: dict) -> str:
     return ""
 
 
-def publish(tracker: Any, metrics: dict) -> None:
-    """The final scores, curves and confusion matrix to the tracker."""
-    summary = {}
-    for name, result in metrics["evaluators"].items():
-        for metric, entry in result.get("metrics", {}).items():
-            summary |= {f"{name}/{metric}": entry.get("value"), f"{name}/{metric}_low": entry.get("low"),
-                        f"{name}/{metric}_high": entry.get("high")}
-        for curve, c in result.get("curves", {}).items():
-            tracker.curve(f"{name}/{curve}", c["x"], c["y"], c.get("x_label", "x"), c.get("y_label", "y"))
-        if confusion := result.get("confusion"):
-            tracker.confusion(confusion["labels"], confusion["matrix"])
-    tracker.summary(summary)
-
-
 # ------------------------------------------------------------------------------------------------ re-evaluation
 
 
@@ -212,7 +201,7 @@ def re_evaluate(cfg: DictConfig, overrides: list[str], checkpoint: Path, source:
             raise
         finally:
             record.close()
-        page = write_report(record.directory)
+        page = write_report(record.directory, data)
         log.info("done: %s  %s", headline(metrics), f"page: {page}" if page else "")
         return "done", "", headline(metrics)
 
@@ -230,8 +219,9 @@ def build(node: Any, **extra: Any) -> Any:
     problems = config.target_problems(OmegaConf.to_container(node, resolve=True))
     if problems:
         raise UsageError(config.numbered(problems))
-    plain = OmegaConf.create({k: v for k, v in node.items() if k not in ("task", "layouts")
-                              or (k == "task" and _takes(node, "task"))})
+    # these keys serve the pre-flight and the composition; `task` also the objects that take it
+    plain = OmegaConf.create({k: v for k, v in node.items()
+                              if k not in ("layouts", "expected", "suggest") and (k != "task" or _takes(node, k))})
     try:
         return instantiate(plain, _convert_="all", **extra)
     except InstantiationException as error:
@@ -315,23 +305,27 @@ class run_log:
         self.handler.close()
 
 
-def save_overlay_images(directory: Path, data: Any, split: str) -> None:
-    """Remember where the images lie for the report's overlays: phantom and public data only.
-
-    Paths of private data may hold names; their overlays are drawn from the data by `clarion report`."""
-    if data.kind == "private":
-        return
-    paths = {s.sample_id: str(s.inputs["image"]) for s in data.samples(split) if "image" in s.inputs}
-    if paths:
-        write_atomic(directory / "truth" / f"{split}_images.json", json.dumps(paths))
+def image_paths(data: Any, split: str) -> dict[str, str]:
+    """sample_id -> image of a split, for overlays."""
+    return {s.sample_id: str(s.inputs["image"]) for s in data.samples(split) if "image" in s.inputs}
 
 
-def write_report(directory: Path) -> Path | None:
+def publish(tracker: Any, directory: Path, metrics: dict, data: Any) -> None:
+    """Final scores, curves and overlays to the tracker; trouble there must not undo a finished training."""
+    try:
+        from clarion.report import publish_results
+
+        publish_results(tracker, directory, results=metrics, images=image_paths(data, metrics["split"]))
+    except Exception:
+        log.exception("the results could not be published to the tracker; they are recorded all the same")
+
+
+def write_report(directory: Path, data: Any) -> Path | None:
     """The run's page; a page that fails must not undo a finished run."""
     try:
         from clarion.report import write_run_report
 
-        return write_run_report(directory)
+        return write_run_report(directory, images=image_paths(data, RunRecord(directory).metrics()["split"]))
     except Exception:
         log.exception("the run is complete, but its page could not be written")
         return None

@@ -1,0 +1,343 @@
+"""Trackers: where a run's curves, tables and pictures go while it runs.
+
+`trackers(cfg.tracker, ...)` always writes local files and puts W&B or TensorBoard beside them. The local
+files are the record (an error there stops the run); the other one is a convenience: when it fails, it is
+switched off with one warning and the training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas
+from PIL import Image
+
+from clarion.errors import ClarionError, UsageError
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker(Protocol):
+    """What a run may report. Steps are epochs or logging steps of the trainer, never negative."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Points of curves: {"train/loss": 0.5, ...} at one step. Non-finite values are recorded as missing."""
+
+    def config(self, config: Mapping[str, Any]) -> None:
+        """The composed configuration (plain dict)."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final values, one a name."""
+
+    def image(self, name: str, picture: str | os.PathLike | Image.Image, caption: str = "") -> None:
+        """One picture. It must carry no identifier but pseudonyms."""
+
+    def table(self, name: str, table: pandas.DataFrame) -> None: ...
+
+    def curve(self, name: str, x: Sequence[float], y: Sequence[float], x_label: str = "x", y_label: str = "y") -> None:
+        """A curve that is not over steps: precision over recall, calibration."""
+
+    def confusion(self, labels: Sequence[str], matrix: Sequence[Sequence[int]], name: str = "confusion") -> None:
+        """Counts, rows: truth, columns: prediction, both in the order of `labels`."""
+
+    def finish(self, status: str = "complete") -> None:
+        """`status`: complete | failed. Safe to call twice."""
+
+
+def trackers(cfg_tracker: Any, directory: str | os.PathLike, data_kind: str, run_name: str | None = None) -> Tracker:
+    """Local files plus the tracker the config chose (`conf/tracker`).
+
+    `data_kind`: phantom | public | private. Raises UsageError when the chosen tracker cannot exist (its
+    package is not installed, an unknown mode); any other failure of it leaves the local one, with a warning.
+    """
+    from hydra.utils import instantiate
+
+    directory = Path(directory)
+    local = LocalTracker(directory)
+    target = cfg_tracker.get("_target_") if cfg_tracker else None
+    if target is None or target.endswith(".LocalTracker"):
+        return local
+    try:
+        chosen = instantiate(
+            cfg_tracker, directory=directory, run_name=run_name or directory.name, data_kind=data_kind, _convert_="all"
+        )
+    except Exception as error:
+        # hydra wraps what the constructor raised
+        cause = error if isinstance(error, ClarionError) else error.__cause__
+        if isinstance(cause, ClarionError):
+            raise cause from None
+        logger.warning("%s cannot start (%s); this run is tracked in local files only.", target, first_line(error))
+        return local
+    return Trackers(local, chosen)
+
+
+class Trackers:
+    """Local files first, then another tracker, which is dropped at its first error."""
+
+    def __init__(self, local: Tracker, other: Tracker):
+        self.local = local
+        self.other: Tracker | None = other
+
+    def _both(self, method: str, *args: Any) -> None:
+        getattr(self.local, method)(*args)
+        if self.other is None:
+            return
+        try:
+            getattr(self.other, method)(*args)
+        except Exception as error:
+            name = type(self.other).__name__
+            logger.warning("%s failed in %s (%s); it is off from here on.", name, method, first_line(error))
+            broken, self.other = self.other, None
+            try:
+                broken.finish("failed")
+            except Exception as closing:
+                logger.debug("closing %s failed as well: %s", name, closing)
+
+    def log(self, metrics, step):
+        self._both("log", metrics, step)
+
+    def config(self, config):
+        self._both("config", config)
+
+    def summary(self, values):
+        self._both("summary", values)
+
+    def image(self, name, picture, caption=""):
+        self._both("image", name, picture, caption)
+
+    def table(self, name, table):
+        self._both("table", name, table)
+
+    def curve(self, name, x, y, x_label="x", y_label="y"):
+        self._both("curve", name, x, y, x_label, y_label)
+
+    def confusion(self, labels, matrix, name="confusion"):
+        self._both("confusion", labels, matrix, name)
+
+    def finish(self, status="complete"):
+        self._both("finish", status)
+
+
+class LocalTracker:
+    """metrics.jsonl and media/ in the run directory.
+
+    One line a call of `log`: {"step": int, "time": seconds since 1970, <metric>: number or null}. An existing
+    file means a resumed run: its first `log` drops what the killed run wrote after that step, and what it
+    wrote at that step is replaced metric by metric, so no step is doubled.
+    """
+
+    def __init__(self, directory: str | os.PathLike, **_: Any):  # run_name, data_kind: of no use here
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.path = self.directory / "metrics.jsonl"
+        self._earlier = read_jsonl(self.path)
+        self._at_seam: list[dict[str, Any]] = []
+        self._finite = Finite()
+        self._file = None
+
+    def log(self, metrics, step):
+        row = {"step": int(step), "time": round(time.time(), 3), **self._finite.only(metrics, null=True)}
+        if self._earlier and (not self._at_seam or self._at_seam[0]["step"] == row["step"]):
+            self._join(row)
+            return
+        self._earlier = []  # past the seam: from here on lines are only appended
+        if self._file is None:
+            self._file = open(self.path, "a", encoding="utf-8")
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def _join(self, row: dict[str, Any]) -> None:
+        """Rewrite the file without what a killed run wrote and this one now writes again."""
+        self._at_seam.append(row)
+        kept = []
+        for line in self._earlier:
+            if line["step"] == row["step"]:
+                line = {name: value for name, value in line.items() if name in ("step", "time") or name not in row}
+            if line["step"] <= row["step"] and len(line) > 2:
+                kept.append(line)
+        self._earlier = kept
+        partial = self.path.with_suffix(".jsonl.partial")
+        partial.write_text("".join(map(_line, kept + self._at_seam)), encoding="utf-8")
+        partial.replace(self.path)
+
+    def config(self, config):
+        """Nothing: the record keeps config.yaml."""
+
+    def summary(self, values):
+        """Nothing: the record keeps metrics.json."""
+
+    def image(self, name, picture, caption=""):
+        opened = picture if isinstance(picture, Image.Image) else Image.open(picture)
+        opened.save(self._media(name, ".png"))
+
+    def table(self, name, table):
+        table.to_csv(self._media(name, ".csv"), index=False)
+
+    def curve(self, name, x, y, x_label="x", y_label="y"):
+        content = {"x": floats(x), "y": floats(y), "x_label": x_label, "y_label": y_label}
+        self._media(name, ".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    def confusion(self, labels, matrix, name="confusion"):
+        content = {"labels": list(labels), "matrix": [[int(n) for n in row] for row in matrix]}
+        self._media(name, ".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    def _media(self, name: str, suffix: str) -> Path:
+        folder = self.directory / "media"
+        folder.mkdir(exist_ok=True)
+        return folder / (safe_name(name) + suffix)
+
+    def finish(self, status="complete"):
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class TensorboardTracker:
+    """Event files in <run directory>/tensorboard; `tensorboard --logdir runs` shows them."""
+
+    def __init__(self, directory: str | os.PathLike, run_name: str = "", data_kind: str = "private"):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError(
+                f"tracker=tensorboard needs the package tensorboard ({error}): pip install tensorboard, or tracker=local."
+            ) from error
+        self._writer = SummaryWriter(str(Path(directory) / "tensorboard"))
+        self._finite = Finite(warn=False)  # the local tracker has warned already
+        self._first_step = True
+
+    def log(self, metrics, step):
+        if self._first_step:  # a purge marker: viewers hide what a killed run wrote from this step on
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+            start = Event(step=int(step), session_log=SessionLog(status=SessionLog.START))
+            self._writer.file_writer.add_event(start, int(step))
+            self._first_step = False
+        for name, value in self._finite.only(metrics).items():
+            self._writer.add_scalar(name, value, int(step))
+        self._writer.flush()
+
+    def config(self, config):
+        self._writer.add_text("config", _markdown_code(json.dumps(config, indent=2, default=str, ensure_ascii=False)))
+
+    def summary(self, values):
+        for name, value in self._finite.only(numbers(values)).items():
+            self._writer.add_scalar(f"summary/{name}", value, 0)
+
+    def image(self, name, picture, caption=""):
+        import numpy
+
+        opened = picture if isinstance(picture, Image.Image) else Image.open(picture)
+        self._writer.add_image(name, numpy.asarray(opened.convert("RGB")), 0, dataformats="HWC")
+
+    def table(self, name, table):
+        self._writer.add_text(name, _markdown_code(table.to_string(index=False)))
+
+    def curve(self, name, x, y, x_label="x", y_label="y"):
+        from matplotlib.figure import Figure  # not pyplot: no global state, no display
+
+        figure = Figure(figsize=(4.5, 3.5), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(floats(x), floats(y))
+        axes.set(title=name, xlabel=x_label, ylabel=y_label)
+        self._writer.add_figure(name, figure, close=False)
+
+    def confusion(self, labels, matrix, name="confusion"):
+        self.table(name, pandas.DataFrame(matrix, columns=list(labels), index=list(labels)).reset_index(names="truth"))
+
+    def finish(self, status="complete"):
+        self._writer.close()
+
+
+class Finite:
+    """Plain numbers out of whatever a library logged (0-d arrays, tensors); NaN and inf are named once."""
+
+    def __init__(self, warn: bool = True):
+        self._warned = not warn
+
+    def only(self, metrics: Mapping[str, Any], null: bool = False) -> dict[str, float | None]:
+        values = {str(name): finite_or_none(value) for name, value in metrics.items()}
+        missing = [name for name, value in values.items() if value is None]
+        if missing and not self._warned:
+            self._warned = True
+            logger.warning("Not a finite number, recorded as missing: %s (said once).", ", ".join(missing))
+        return values if null else {name: value for name, value in values.items() if value is not None}
+
+
+def finite_or_none(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def floats(values: Sequence[float]) -> list[float | None]:
+    return [finite_or_none(value) for value in values]
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def _markdown_code(text: str) -> str:
+    """Indented, so that markdown shows it as it is."""
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def safe_name(name: str) -> str:
+    """A file name out of any label: no separators, no leading dot, at most 120 characters."""
+    return re.sub(r"[^\w.\-]+", "_", name).lstrip("._")[:120] or "unnamed"
+
+
+def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl in order; [] when absent. A line torn by a kill is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows, torn = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            torn += bool(line.strip())
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            torn += 1
+    if torn:
+        logger.warning("%s: %d unreadable line(s) left out.", path.name, torn)
+    return rows
+
+
+def without_paths(value: Any) -> Any:
+    """A plain copy in which absolute paths read "<local path>": folders are often named after people."""
+    if isinstance(value, Mapping):
+        return {str(key): without_paths(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:  # a numpy or torch number
+        value = value.item()
+    text = str(value) if isinstance(value, (str, os.PathLike)) else None
+    if text is not None and (re.match(r"([A-Za-z]:)?[\\/]|~", text) or text.startswith("file:")):
+        return "<local path>"
+    if isinstance(value, (str, bool, int, type(None))):
+        return value
+    return Finite(warn=False).only({"": value}, null=True)[""] if isinstance(value, float) else str(value)

@@ -1,0 +1,379 @@
+"""Trackers: what is written is read back, W&B's offline file included."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from clarion.errors import UsageError
+from clarion.tracking import LocalTracker, Trackers, read_jsonl, trackers, without_paths
+from clarion.tracking_wandb import api_key_configured, choose_mode
+
+CONF = Path(__file__).parents[1] / "conf" / "tracker"
+
+
+def chosen(name: str, **changes):
+    return OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes)
+
+
+@pytest.fixture(autouse=True)
+def signed_out(monkeypatch, tmp_path):
+    """No W&B settings of the machine reach these tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("NETRC", raising=False)
+
+
+# --- local ---------------------------------------------------------------------------------------------
+
+
+def test_local_lines_are_on_disk_at_once(tmp_path):
+    tracker = LocalTracker(tmp_path)
+    tracker.log({"train/loss": 1.5}, step=0)
+    tracker.log({"val/map50": 0.25}, step=0)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [{k: v for k, v in row.items() if k != "time"} for row in rows] == [
+        {"step": 0, "train/loss": 1.5},
+        {"step": 0, "val/map50": 0.25},
+    ]
+    assert all(row["time"] > 1.6e9 for row in rows)
+
+
+def test_local_resume_has_no_doubled_steps(tmp_path):
+    first = LocalTracker(tmp_path)
+    for step in range(5):
+        first.log({"train/loss": float(step)}, step)
+        first.log({"val/map50": float(step)}, step)
+    (tmp_path / "metrics.jsonl").open("a").write('{"step": 5, "train/l')  # torn by the kill
+
+    second = LocalTracker(tmp_path)
+    for step in range(3, 7):
+        second.log({"train/loss": 10.0 + step}, step)
+        second.log({"val/map50": 10.0 + step}, step)
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    for name in ("train/loss", "val/map50"):
+        assert [(row["step"], row[name]) for row in rows if name in row] == (
+            [(step, float(step)) for step in range(3)] + [(step, 10.0 + step) for step in range(3, 7)]
+        )
+
+
+def test_local_resume_keeps_other_metrics_of_the_seam(tmp_path):
+    first = LocalTracker(tmp_path)
+    first.log({"train/loss": 1.0, "lr": 0.1}, 4)
+    second = LocalTracker(tmp_path)
+    second.log({"train/loss": 2.0}, 4)
+    first_line, second_line = read_jsonl(tmp_path / "metrics.jsonl")
+    assert first_line["lr"] == 0.1 and "train/loss" not in first_line
+    assert second_line["train/loss"] == 2.0
+
+
+def test_local_restart_from_zero(tmp_path):
+    for _ in range(2):
+        tracker = LocalTracker(tmp_path)
+        for step in range(3):
+            tracker.log({"loss": step}, step)
+        tracker.finish()
+        tracker.finish()
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_not_finite_is_null_and_said_once(tmp_path, caplog):
+    tracker = LocalTracker(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        tracker.log({"a": float("nan"), "b": float("inf"), "c": 1}, 0)
+        tracker.log({"a": float("nan")}, 1)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert read_jsonl(tmp_path / "metrics.jsonl")[0]["a"] is None
+    assert sum("Not a finite number" in record.message for record in caplog.records) == 1
+
+
+def test_local_media_names_stay_inside(tmp_path):
+    tracker = LocalTracker(tmp_path / "run")
+    tracker.image("../../evil/한글", Image.new("L", (4, 3)))
+    tracker.curve("pr", [0, 1], [1, float("nan")])
+    tracker.confusion(["a", "b"], [[1, 2], [3, 4]])
+    tracker.table("cells", pandas.DataFrame({"x": [1]}))
+    assert {path.name for path in (tmp_path / "run" / "media").iterdir()} == {
+        "evil_한글.png", "pr.json", "confusion.json", "cells.csv",
+    }  # fmt: skip
+    assert not (tmp_path / "evil").exists()
+    assert json.loads((tmp_path / "run/media/pr.json").read_text())["y"] == [1, None]
+
+
+def test_local_disk_error_is_not_hidden(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(OSError):
+        trackers(chosen("local"), tmp_path, "phantom").log({"a": 1}, 0)
+
+
+# --- composition ---------------------------------------------------------------------------------------
+
+
+class Failing:
+    """A tracker whose disk is full."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        def call(*args):
+            self.calls.append(name)
+            raise OSError("No space left on device")
+
+        return call
+
+
+def test_a_failing_tracker_is_dropped_with_one_warning(tmp_path, caplog):
+    failing = Failing()
+    both = Trackers(LocalTracker(tmp_path), failing)
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            both.log({"loss": 1.0}, step)
+        both.finish()
+    assert failing.calls == ["log", "finish"]
+    assert [record.message for record in caplog.records if "No space left" in record.message] == [
+        "Failing failed in log (No space left on device); it is off from here on."
+    ]
+    assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 3
+
+
+def test_a_tracker_that_cannot_start_leaves_the_local_one(tmp_path, caplog):
+    (tmp_path / "wandb").write_text("a file where the folder should be")
+    tracker = trackers(chosen("wandb"), tmp_path, "phantom")
+    assert isinstance(tracker, LocalTracker)
+    assert "local files only" in caplog.text
+
+
+def test_wrong_mode_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="offlin.*online, offline, disabled"):
+        trackers(chosen("wandb", mode="offlin"), tmp_path, "phantom")
+
+
+# --- tensorboard ---------------------------------------------------------------------------------------
+
+
+def test_tensorboard_is_read_back(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracker = trackers(chosen("tensorboard"), tmp_path, "phantom")
+    tracker.config({"seed": 0})
+    for step in range(3):
+        tracker.log({"train/loss": 3.0 - step, "train/bad": float("nan")}, step)
+    tracker.image("overlay", Image.new("RGB", (8, 6), "red"))
+    tracker.curve("pr", [0, 0.5, 1], [1, 0.8, 0.2], "recall", "precision")
+    tracker.confusion(["no", "yes"], [[5, 1], [2, 7]])
+    tracker.table("results", pandas.DataFrame({"metric": ["map50"], "value": [0.5]}))
+    tracker.summary({"map50": 0.5, "name": "text is left out"})
+    tracker.finish()
+    tracker.finish()
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert set(events.Tags()["scalars"]) == {"train/loss", "summary/map50"}
+    assert set(events.Tags()["images"]) == {"overlay", "pr"}
+    assert {"config/text_summary", "results/text_summary"} <= set(events.Tags()["tensors"])
+
+
+def test_tensorboard_resume_purges_later_steps(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = trackers(chosen("tensorboard"), tmp_path, "phantom")
+    for step in range(5):
+        first.log({"loss": 1.0}, step)
+    first.finish()
+    second = trackers(chosen("tensorboard"), tmp_path, "phantom")
+    for step in range(3, 6):
+        second.log({"loss": 2.0}, step)
+    second.finish()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(s, 1.0 if s < 3 else 2.0) for s in range(6)]
+
+
+# --- W&B -----------------------------------------------------------------------------------------------
+
+
+def wandb_records(path: Path):
+    """The records of a .wandb file: a 7-byte header, then LevelDB's log format (32 KiB blocks of
+    checksum u32, length u16, type u8: 1 whole, 2 first, 3 middle, 4 last)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    at, parts = 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7:  # a block's tail too short for a header is padding
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if kind == 0:
+            at += left
+            continue
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def finished(path: Path, seconds: float = 20) -> Path:
+    """W&B's service writes its file out shortly after `finish` has returned: wait for the last record."""
+    deadline = time.monotonic() + seconds
+    while not any(record.WhichOneof("record_type") == "exit" for record in wandb_records(path)):
+        assert time.monotonic() < deadline, f"{path} was never finished"
+        time.sleep(0.05)
+    return path
+
+
+def items(updates):
+    return {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in updates}
+
+
+def read_wandb(directory: Path):
+    """-> config, history rows, summary, the run record of the one W&B run below `directory`."""
+    (path,) = (directory / "wandb").glob("offline-run-*/*.wandb")
+    config, history, summary, run = {}, [], {}, None
+    for record in wandb_records(finished(path)):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            config |= items(run.config.update)
+        elif kind == "config":
+            config |= items(record.config.update)
+        elif kind == "history":
+            history.append(items(record.history.item))
+        elif kind == "summary":
+            summary |= items(record.summary.update)
+    return config, history, summary, run
+
+
+def use_everything(tracker):
+    tracker.config({"seed": 3, "data": {"root": "/home/hong_gildong/scans"}, "model": {"name": "yolo11n"}})
+    for epoch in range(3):
+        tracker.log({"train/loss": 3.0 - epoch}, epoch)
+        tracker.log({"val/map50": epoch / 10, "val/nan": float("nan")}, epoch)
+    tracker.curve("pr", [0, 0.5, 1], [1, 0.8, 0.2], "recall", "precision")
+    tracker.confusion(["erm", "background"], [[5, 1], [2, 0]])
+    tracker.image("overlays/best", Image.new("RGB", (8, 6), "red"), "IoU 0.9")
+    tracker.table("results", pandas.DataFrame({"metric": ["map50"], "value": [0.5], "low": [float("nan")]}))
+    tracker.table("worst", pandas.DataFrame({"sample_id": ["s1"], "answer": ["a private sentence"]}))
+    tracker.summary({"map50": 0.5})
+    tracker.finish()
+    tracker.finish()
+
+
+def test_wandb_offline_is_read_back(tmp_path, capfd):
+    changes = dict(group="erm_detection", job_type="train", tags=["small", "cpu"])
+    use_everything(trackers(chosen("wandb", **changes), tmp_path / "run", "phantom", run_name="yolo11n-s3"))
+
+    config, history, summary, run = read_wandb(tmp_path / "run")
+    assert (run.project, run.run_group, run.job_type, list(run.tags), run.display_name) == (
+        "clarion", "erm_detection", "train", ["small", "cpu"], "yolo11n-s3",
+    )  # fmt: skip
+    assert config["seed"] == 3 and config["model"] == {"name": "yolo11n"} and config["data_kind"] == "phantom"
+    assert [(row["step"], row["train/loss"]) for row in history if "train/loss" in row] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert [row["val/map50"] for row in history if "val/map50" in row] == [0.0, 0.1, 0.2]
+    assert not any("val/nan" in row for row in history)
+    assert summary["map50"] == 0.5
+    logged = {name: value for row in history for name, value in row.items()}
+    assert logged["overlays/best/_type"] == "image-file" and logged["overlays/best/caption"] == "IoU 0.9"
+    assert logged["pr_table/ncols"] == 2 and logged["confusion_table/nrows"] == 4
+    assert logged["results/_type"] == logged["worst/_type"] == "table-file"
+    # everything lies below the run directory, and the console was left alone
+    (media,) = (tmp_path / "run/wandb").glob("offline-run-*/files/media")
+    assert len(list(media.rglob("*.png"))) == 1 and len(list(media.rglob("*.table.json"))) == 4
+    assert list((tmp_path / "home").iterdir()) == []
+    assert not [name for name in os.environ if name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")]
+    assert capfd.readouterr().out == ""
+
+
+def test_wandb_sends_no_real_images_rows_or_identifiers(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        use_everything(trackers(chosen("wandb"), tmp_path / "run", "private"))
+    assert "Kept from W&B, as the data is no phantom: overlays/best, worst" in caplog.text
+    files = [path for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix == ".png"]
+    (run_file,) = [path for path in files if path.suffix == ".wandb"]
+    content = finished(run_file).read_bytes() + b"".join(path.read_bytes() for path in files if "media" in path.parts)
+    for secret in (b"hong_gildong", b"a private sentence", os.uname().nodename.encode()):
+        assert secret not in content
+    config, history, *_ = read_wandb(tmp_path / "run")
+    assert config["data"] == {"root": "<local path>"}
+    assert any("results/_type" in row for row in history)
+
+
+def test_wandb_sends_real_images_when_told(tmp_path):
+    use_everything(trackers(chosen("wandb", log_images=True), tmp_path / "run", "private"))
+    assert len(list((tmp_path / "run" / "wandb").rglob("*.png"))) == 1
+
+
+def test_wandb_resumed_run_keeps_its_id(tmp_path):
+    ids = set()
+    for step in (0, 1):
+        tracker = trackers(chosen("wandb"), tmp_path, "phantom")
+        tracker.log({"loss": 1.0}, step)
+        tracker.finish("failed")
+        ids |= {path.stem for path in tmp_path.glob("wandb/offline-run-*/*.wandb")}
+    assert len(ids) == 1
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace shows the connections; it is not installed")
+def test_wandb_offline_opens_no_connection(tmp_path):
+    code = (
+        "from omegaconf import OmegaConf; from clarion.tracking import trackers; import sys;"
+        "t = trackers(OmegaConf.load(sys.argv[1]), sys.argv[2], 'phantom');"
+        "t.log({'a': 1}, 0); t.summary({'b': 2}); t.finish()"
+    )
+    trace = tmp_path / "trace.txt"
+    strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace)]
+    done = subprocess.run(
+        [*strace, sys.executable, "-c", code, str(CONF / "wandb.yaml"), str(tmp_path / "run")],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if "ptrace" in done.stderr or not trace.exists():
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    assert "Cannot" not in done.stderr
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+    assert [line for line in trace.read_text().splitlines() if "AF_INET" in line] == []
+
+
+def test_wandb_mode_follows_the_documented_order(tmp_path):
+    home = {"HOME": str(tmp_path)}
+    assert choose_mode(None, home) == "offline"
+    assert choose_mode("disabled", home) == "disabled"
+    assert choose_mode("online", home | {"WANDB_MODE": "offline"}) == "offline"
+    assert choose_mode(None, home | {"WANDB_API_KEY": "x" * 40}) == "online"
+    with pytest.raises(UsageError, match="wandb login"):
+        choose_mode("online", home)
+    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {'x' * 40}\n")
+    assert choose_mode(None, home) == "online"
+    assert not api_key_configured(home | {"WANDB_BASE_URL": "https://wandb.lab.local"})
+    (tmp_path / ".netrc").write_text("machine \0 nonsense")
+    assert choose_mode(None, home) == "offline"
+
+
+def test_paths_are_masked_and_numbers_stay():
+    import numpy
+
+    assert without_paths({"a": ["~/x", "C:\\x", Path("/y"), "rel/z"], "n": numpy.float32(0.5), "i": numpy.int64(2)}) == {
+        "a": ["<local path>", "<local path>", "<local path>", "rel/z"], "n": 0.5, "i": 2,
+    }  # fmt: skip
