@@ -59,15 +59,21 @@ def trackers(cfg_tracker: Any, directory: str | os.PathLike, data_kind: str, run
     package is not installed, an unknown mode); any other failure of it leaves the local one, with a warning.
     """
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
+    from clarion import config
+
+    plain = OmegaConf.to_container(cfg_tracker, resolve=True) if OmegaConf.is_config(cfg_tracker) else cfg_tracker
+    if problems := config.target_problems(plain or {}):
+        raise UsageError(config.numbered(problems))
     directory = Path(directory)
     local = LocalTracker(directory)
-    target = cfg_tracker.get("_target_") if cfg_tracker else None
+    target = (plain or {}).get("_target_")
     if target is None or target.endswith(".LocalTracker"):
         return local
     try:
         chosen = instantiate(
-            cfg_tracker, directory=directory, run_name=run_name or directory.name, data_kind=data_kind, _convert_="all"
+            plain, directory=directory, run_name=run_name or directory.name, data_kind=data_kind, _convert_="all"
         )
     except Exception as error:
         # hydra wraps what the constructor raised
@@ -208,7 +214,7 @@ class TensorboardTracker:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError(
-                f"tracker=tensorboard needs the package tensorboard ({error}): pip install tensorboard, or tracker=local."
+                f"tracker=tensorboard needs the package tensorboard ({error}): pip install it, or tracker=local."
             ) from error
         self._writer = SummaryWriter(str(Path(directory) / "tensorboard"))
         self._finite = Finite(warn=False)  # the local tracker has warned already

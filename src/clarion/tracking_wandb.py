@@ -55,7 +55,9 @@ def choose_mode(configured: str | None, environment: Mapping[str, str] = os.envi
     if mode not in MODES:
         raise UsageError(f"tracker.mode (or WANDB_MODE) is {mode!r}; write one of {', '.join(MODES)}.")
     if mode == "online" and not api_key_configured(environment):
-        raise UsageError("W&B is set to online but no API key is configured: run `wandb login`, or tracker.mode=offline.")
+        raise UsageError(
+            "W&B is set to online but no API key is configured: run `wandb login`, or tracker.mode=offline."
+        )
     return mode
 
 
@@ -85,7 +87,9 @@ class WandbTracker:
         try:
             import wandb
         except ImportError as error:
-            raise UsageError(f"tracker=wandb needs the package wandb ({error}): pip install wandb, or tracker=local.") from error
+            raise UsageError(
+                f"tracker=wandb needs the package wandb ({error}): pip install wandb, or tracker=local."
+            ) from error
         self._wandb = wandb
         self._may_send_samples = log_images or data_kind == "phantom"
         self._held_back: set[str] = set()

@@ -1,11 +1,11 @@
 """Runs -> static, offline HTML: one page a run, one page comparing several, and the same for a tracker.
 
-    files.py       a run directory, read defensively
-    cases.py       which samples to show: best, worst, missed
-    overlays.py    truth and prediction drawn on an image
-    charts.py      inline SVG
-    results.py     metrics -> rows of tables
-    page.py        one run's page          comparison.py   several runs
+files.py       a run directory, read defensively
+cases.py       which samples to show: best, worst, missed
+overlays.py    truth and prediction drawn on an image
+charts.py      inline SVG
+results.py     metrics -> rows of tables
+page.py        one run's page          comparison.py   several runs
 """
 
 from clarion.report.comparison import write_comparison

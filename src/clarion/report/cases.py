@@ -1,0 +1,185 @@
+"""Which samples a reader should look at: the best, the worst and the missed ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import pandas
+
+from clarion.report.files import RunFiles
+
+MATCH = 0.5  # IoU from which a predicted box counts as the true one
+DEFAULT_CONFIDENCE = 0.25  # where no evaluator recorded its operating point
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """xyxy in pixels [n, 4], class index [n], score [n] (NaN for truth)."""
+
+    xyxy: numpy.ndarray
+    labels: numpy.ndarray
+    scores: numpy.ndarray
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample of a gallery. `group`: best | worst | missed | mistake; `note` says what happened."""
+
+    sample_id: str
+    group: str
+    note: str
+    truth: Boxes | None = None
+    predicted: Boxes | None = None
+
+
+@dataclass
+class Cases:
+    """The chosen cases, and every missed sample by id."""
+
+    shown: list[Case] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    samples: int = 0
+    confidence: float | None = None
+
+
+def joined(run: RunFiles) -> pandas.DataFrame:
+    """Predictions beside the truth by sample_id; a truth column that predictions have too ends in _true."""
+    if run.predictions is None or run.truth is None:
+        return pandas.DataFrame()
+    truth = run.truth.drop(columns=["patient_id"], errors="ignore")
+    return run.predictions.merge(truth, on="sample_id", suffixes=("", "_true"), validate="one_to_one")
+
+
+def detection_cases(run: RunFiles, each: int = 4) -> Cases:
+    """Up to `each` best, worst and missed samples at the operating confidence.
+
+    Quality of a sample is panoptic quality (Kirillov et al. 2019): sum of matched IoU / (TP + FP/2 + FN/2).
+    Best: highest, with a true box. Missed: true boxes of which none was found, most confident image order kept.
+    Worst: lowest of the rest (false alarms and poor boxes).
+    """
+    table = joined(run)
+    if not {"boxes", "scores", "boxes_true"} <= set(table.columns):
+        return Cases()
+    confidence = operating_confidence(run)
+    scored = []
+    for row in table.to_dict("records"):
+        truth = boxes_of(row["boxes_true"], row.get("labels_true"))
+        predicted = boxes_of(row["boxes"], row.get("labels"), row["scores"], confidence)
+        ious = matched_ious(truth, predicted)
+        n_true, n_found, n_hit = len(truth.xyxy), len(predicted.xyxy), len(ious)
+        quality = (
+            float(ious.sum() / (n_hit + (n_found - n_hit) / 2 + (n_true - n_hit) / 2)) if n_true + n_found else None
+        )
+        scored.append((str(row["sample_id"]), quality, n_true, n_found, ious, truth, predicted))
+
+    def case(entry, group: str) -> Case:
+        sample, _, n_true, n_found, ious, truth, predicted = entry
+        note = f"{len(ious)} of {n_true} found" if n_true else "no true box"
+        if len(ious):
+            note += f", IoU {ious.mean():.2f}"
+        if n_found - len(ious):
+            note += f", {n_found - len(ious)} false"
+        return Case(sample, group, note, truth, predicted)
+
+    missed = [entry for entry in scored if entry[2] and not len(entry[4])]
+    hits = sorted((e for e in scored if e[2] and len(e[4])), key=lambda e: -e[1])
+    best = hits[:each]
+    taken = {entry[0] for entry in best} | {entry[0] for entry in missed}
+    flawed = [e for e in scored if e[1] is not None and e[0] not in taken and (e[1] < 0.75 or e[3] > len(e[4]))]
+    # the most confident error comes first: those mislead a reader most
+    worst = sorted(flawed, key=lambda e: (e[1], -(e[6].scores.max() if len(e[6].scores) else 0)))[:each]
+    spread = [missed[i] for i in sorted({round(k) for k in numpy.linspace(0, len(missed) - 1, each)})] if missed else []
+    groups = (("best", best), ("worst", worst), ("missed", spread))
+    return Cases(
+        [case(entry, name) for name, entries in groups for entry in entries],
+        [entry[0] for entry in missed],
+        len(scored),
+        confidence,
+    )
+
+
+def classification_mistakes(run: RunFiles, most: int = 12) -> Cases:
+    """The wrong answers given with the highest probability, most confident first."""
+    table = joined(run)
+    if not {"probabilities", "label"} <= set(table.columns):
+        return Cases()
+    mistakes = []
+    for row in table.to_dict("records"):
+        p = numpy.asarray(row["probabilities"], dtype=float)
+        if not p.size or not numpy.isfinite(p).all() or row["label"] != row["label"]:
+            continue
+        guess, label = int(p.argmax()), int(row["label"])
+        if guess != label:
+            own = f" (true class {p[label]:.2f})" if 0 <= label < p.size else ""
+            note = f"{run.class_name(label)} taken for {run.class_name(guess)} with {p[guess]:.2f}{own}"
+            mistakes.append((p[guess], Case(str(row["sample_id"]), "mistake", note)))
+    mistakes.sort(key=lambda pair: -pair[0])
+    return Cases([case for _, case in mistakes[:most]], [case.sample_id for _, case in mistakes], len(table))
+
+
+def generation_examples(run: RunFiles, most: int = 12) -> list[dict[str, str]]:
+    """Question, answer and prediction of samples evenly spread over the split (not picked by quality)."""
+    table = joined(run)
+    if "text" not in table or "answer" not in table:
+        return []
+    picks = sorted({round(k) for k in numpy.linspace(0, len(table) - 1, most)}) if len(table) else []
+    rows = table.iloc[picks].to_dict("records")
+    return [
+        {
+            "sample_id": str(row["sample_id"]),
+            "question": _shortened(row.get("question", "")),
+            "answer": _shortened(row["answer"]),
+            "prediction": _shortened(row["text"]),
+        }
+        for row in rows
+    ]
+
+
+def operating_confidence(run: RunFiles) -> float:
+    """The confidence an evaluator chose (best F1), else 0.25."""
+    for result in run.evaluators.values():
+        metrics = result.get("metrics") or {}
+        for name in ("confidence", "best_f1_confidence", "operating_confidence", "threshold"):
+            value = (metrics.get(name) or {}).get("value") if isinstance(metrics.get(name), dict) else result.get(name)
+            if isinstance(value, (int, float)) and 0 <= value <= 1:
+                return float(value)
+    return DEFAULT_CONFIDENCE
+
+
+def boxes_of(boxes: Any, labels: Any = None, scores: Any = None, confidence: float = 0.0) -> Boxes:
+    """Cells of a table (nested lists or arrays, None for no box) -> Boxes with score >= confidence, best first."""
+    rows = [] if boxes is None or isinstance(boxes, float) else [numpy.asarray(box, dtype=float) for box in boxes]
+    xyxy = numpy.stack(rows) if rows else numpy.zeros((0, 4))
+    count = len(xyxy)
+    labels = numpy.zeros(count, int) if labels is None else numpy.asarray(labels, dtype=int)
+    scores = numpy.full(count, numpy.nan) if scores is None else numpy.asarray(scores, dtype=float)
+    keep = numpy.isfinite(xyxy).all(axis=1) & (numpy.isnan(scores) | (scores >= confidence))
+    order = numpy.argsort(-numpy.nan_to_num(scores[keep]), kind="stable")
+    return Boxes(xyxy[keep][order], labels[keep][order], scores[keep][order])
+
+
+def matched_ious(truth: Boxes, predicted: Boxes) -> numpy.ndarray:
+    """IoU of each prediction that found a true box of its class: greedy in order of score, IoU >= 0.5."""
+    if not len(truth.xyxy) or not len(predicted.xyxy):
+        return numpy.zeros(0)
+    a, b = predicted.xyxy[:, None], truth.xyxy[None]
+    overlap = numpy.clip(numpy.minimum(a[..., 2:], b[..., 2:]) - numpy.maximum(a[..., :2], b[..., :2]), 0, None).prod(
+        -1
+    )
+    area = lambda box: numpy.clip(box[..., 2:] - box[..., :2], 0, None).prod(-1)  # noqa: E731
+    iou = overlap / numpy.maximum(area(a) + area(b) - overlap, 1e-9)
+    iou[predicted.labels[:, None] != truth.labels[None]] = 0
+    found = []
+    for row in iou:
+        best = int(row.argmax())
+        if row[best] >= MATCH:
+            found.append(row[best])
+            iou[:, best] = 0  # a true box is found once
+    return numpy.array(found)
+
+
+def _shortened(text: Any, most: int = 1200) -> str:
+    text = "" if text is None or text != text else str(text)
+    return text if len(text) <= most else text[:most] + " … (shortened)"
