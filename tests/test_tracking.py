@@ -108,8 +108,11 @@ def test_local_media_names_stay_inside(tmp_path):
     tracker.confusion(["a", "b"], [[1, 2], [3, 4]])
     tracker.table("cells", pandas.DataFrame({"x": [1]}))
     assert {path.name for path in (tmp_path / "run" / "media").iterdir()} == {
-        "evil_한글.png", "pr.json", "confusion.json", "cells.csv",
-    }  # fmt: skip
+        "evil_한글.png",
+        "pr.json",
+        "confusion.json",
+        "cells.csv",
+    }
     assert not (tmp_path / "evil").exists()
     assert json.loads((tmp_path / "run/media/pr.json").read_text())["y"] == [1, None]
 
@@ -161,6 +164,13 @@ def test_a_tracker_that_cannot_start_leaves_the_local_one(tmp_path, caplog):
 def test_wrong_mode_is_refused(tmp_path):
     with pytest.raises(UsageError, match="offlin.*online, offline, disabled"):
         trackers(chosen("wandb", mode="offlin"), tmp_path, "phantom")
+
+
+def test_a_tracker_of_unknown_origin_is_not_built(tmp_path):
+    hostile = OmegaConf.create({"_target_": "os.system", "command": f"touch {tmp_path}/owned"})
+    with pytest.raises(UsageError, match="os.system"):
+        trackers(hostile, tmp_path / "run", "phantom")
+    assert not (tmp_path / "owned").exists()
 
 
 # --- tensorboard ---------------------------------------------------------------------------------------
@@ -286,10 +296,18 @@ def test_wandb_offline_is_read_back(tmp_path, capfd):
 
     config, history, summary, run = read_wandb(tmp_path / "run")
     assert (run.project, run.run_group, run.job_type, list(run.tags), run.display_name) == (
-        "clarion", "erm_detection", "train", ["small", "cpu"], "yolo11n-s3",
-    )  # fmt: skip
+        "clarion",
+        "erm_detection",
+        "train",
+        ["small", "cpu"],
+        "yolo11n-s3",
+    )
     assert config["seed"] == 3 and config["model"] == {"name": "yolo11n"} and config["data_kind"] == "phantom"
-    assert [(row["step"], row["train/loss"]) for row in history if "train/loss" in row] == [(0, 3.0), (1, 2.0), (2, 1.0)]
+    assert [(row["step"], row["train/loss"]) for row in history if "train/loss" in row] == [
+        (0, 3.0),
+        (1, 2.0),
+        (2, 1.0),
+    ]
     assert [row["val/map50"] for row in history if "val/map50" in row] == [0.0, 0.1, 0.2]
     assert not any("val/nan" in row for row in history)
     assert summary["map50"] == 0.5
@@ -346,8 +364,10 @@ def test_wandb_offline_opens_no_connection(tmp_path):
     strace = ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace)]
     done = subprocess.run(
         [*strace, sys.executable, "-c", code, str(CONF / "wandb.yaml"), str(tmp_path / "run")],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     if "ptrace" in done.stderr or not trace.exists():
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
@@ -374,6 +394,10 @@ def test_wandb_mode_follows_the_documented_order(tmp_path):
 def test_paths_are_masked_and_numbers_stay():
     import numpy
 
-    assert without_paths({"a": ["~/x", "C:\\x", Path("/y"), "rel/z"], "n": numpy.float32(0.5), "i": numpy.int64(2)}) == {
-        "a": ["<local path>", "<local path>", "<local path>", "rel/z"], "n": 0.5, "i": 2,
-    }  # fmt: skip
+    assert without_paths(
+        {"a": ["~/x", "C:\\x", Path("/y"), "rel/z"], "n": numpy.float32(0.5), "i": numpy.int64(2)}
+    ) == {
+        "a": ["<local path>", "<local path>", "<local path>", "rel/z"],
+        "n": 0.5,
+        "i": 2,
+    }

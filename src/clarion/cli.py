@@ -79,10 +79,11 @@ def list_choices(args: argparse.Namespace) -> int:
         rows = [{"name": n, "task": config.group_task(group, n), "description": config.describe(group, n)}
                 for n in config.choices(group)]
         if args.params and group == "model":
-            from clarion.parameters import parameter_count
+            from clarion.run import build
 
             for row in rows:
-                row["params"] = parameter_count(config.compose_config([f"model={row['name']}"]).model)
+                cfg = config.compose_config([f"model={row['name']}"])
+                row["params"] = build(cfg.trainer, model=cfg.model, seed=0).parameters()
     if args.format == "json":
         print(json.dumps(rows, ensure_ascii=False, indent=2))
         return 0
@@ -121,7 +122,9 @@ def report(args: argparse.Namespace) -> int:
     for d in directories:
         if not (d / "config.yaml").is_file():
             raise UsageError(f"{d} is not a run directory (no config.yaml).")
-    if len(directories) == 1 and not args.out:
+    if len(directories) == 1:
+        if args.out:
+            raise UsageError("--out is for a comparison: give two runs or more (one run's page lies in its directory).")
         print(write_run_report(directories[0]))
     else:
         print(write_comparison(directories, Path(args.out or "comparison.html")))

@@ -388,8 +388,10 @@ def group_task(group: str, name: str) -> str | None:
     text = path.read_text(encoding="utf-8")
     if found := re.search(r"\btask:\s*\[?\s*([a-z_]+)", text):
         return found.group(1)
-    base = re.search(r"(?:^|[\s\[-])(_\w+)\b", text.split("defaults:")[-1]) if "defaults:" in text else None
-    return group_task(group, base.group(1)) if base else None
+    if found := re.search(r"^defaults:\s*(\[[^\]]*\]|(?:\n\s*- .*)+)", text, re.M):
+        bases = [b for b in re.findall(r"[\w]+(?=\s*[,\]\n]|$)", found.group(1)) if b != "_self_"]
+        return next((task for b in bases if (task := group_task(group, b))), None)
+    return None
 
 
 def root_problems(data: dict) -> list[str]:

@@ -19,4 +19,9 @@ class UsageError(ClarionError):
 
 
 class DataError(ClarionError):
-    """Data that must not be trained on or scored: leaks, unreadable files, labels out of range."""
+    """Data that must not be trained on or scored: leaks, unreadable files, labels out of range.
+
+    `recorded`: the wording for run directories and trackers, where names of the user's files (which may hold a
+    patient's) must not go; None where the message holds none."""
+
+    recorded: str | None = None

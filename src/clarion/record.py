@@ -157,8 +157,12 @@ class RunRecord:
         write_atomic(self.directory / "manifest.json", to_json({**self.manifest(), **fields}))
 
     def fail(self, error: BaseException, trace: str) -> None:
-        first = str(error) if isinstance(error, ClarionError) else f"{type(error).__name__}: {error}"
-        write_atomic(self.directory / "error.txt", f"{first}\n\n{trace}")
+        """error.txt: the sentence, and for unforeseen errors the trace. Names of data files stay on the screen."""
+        if isinstance(error, ClarionError):
+            text = getattr(error, "recorded", None) or str(error)
+        else:
+            text = f"{type(error).__name__}: {error}\n\n{trace}"
+        write_atomic(self.directory / "error.txt", text.rstrip() + "\n")
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         self.update(status=status, finished=now(), duration_s=round(time.time() - self._started, 1))
 

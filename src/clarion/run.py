@@ -73,14 +73,15 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
     init_hashes = {name: hash_tree(Path(str(run)) / "checkpoints") for name, run in (cfg.init_from or {}).items()}
     record.start(cfg, overrides, {"run": record.directory.name, "init_from": init_hashes})
     seed_everything(cfg.seed)
+    trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
+    trainer.check()
     data = build_data(cfg)
-    record.update(data=data_identity(data), device=device_name(cfg.trainer.device))
+    record.update(data=data_identity(data), device=device_name(cfg.trainer.device),
+                  parameters=trainer.parameters(len(getattr(data, "class_names", None) or []) or None))
     tracker = tracking.trackers(cfg.tracker, record.directory, data.kind)
     status = "failed"
     try:
-        tracker.config({k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k != "hydra"})
-        trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
-        record.update(parameters=trainer.parameters(len(data.class_names)))
+        tracker.config(trackable(cfg, data.kind))
         run = Run(cfg=cfg, directory=record.directory, data=data, tracker=tracker, resume=resume)
         log.info("training %s on %s (%s) in %s", cfg.model.name, cfg.data.name, data.kind, record.directory)
         began = time.time()
@@ -97,6 +98,15 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
     score = headline(metrics)
     log.info("done: %s  %s", score, f"page: {page}" if page else "")
     return "done", "", score
+
+
+def trackable(cfg: DictConfig, data_kind: str) -> dict:
+    """The config as a tracker may have it: the folder of private data may be named after a patient."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain.pop("hydra", None)
+    if data_kind == "private" and plain["data"].get("root"):
+        plain["data"]["root"] = "(private)"
+    return plain
 
 
 # --------------------------------------------------------------------------------------------- predict, evaluate
@@ -259,8 +269,9 @@ def build_data(cfg: DictConfig) -> Any:
 def data_identity(data: Any) -> dict:
     from clarion.data.splits import split_hash
 
+    own = getattr(data, "split_hash", None)  # of the user's own names: the same on every machine
     return {"name": data.name, "kind": data.kind, "fingerprint": data.fingerprint(),
-            "split_hash": split_hash(data.splits), "counts": {k: len(v) for k, v in data.splits.items()}}
+            "split_hash": own() if own else split_hash(data.splits), "counts": {k: len(v) for k, v in data.splits.items()}}
 
 
 def seed_everything(seed: int) -> None:

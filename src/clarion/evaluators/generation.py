@@ -188,7 +188,8 @@ class _AnyScript:
 def _majority(truth: pd.DataFrame, context: Mapping[str, Any]) -> tuple[list[str], str]:
     """The most frequent answer (of each kind of question) as everyone's answer, and where it was counted."""
     validation = context.get("validation")
-    source, where = (validation[1], "the validation answers") if validation else (truth, "the scored answers themselves")
+    source = validation[1] if validation else truth
+    where = "the validation answers" if validation else "the scored answers themselves"
     by_kind = "kind" in truth and "kind" in source
     overall = _most_frequent(source["answer"])
     how = f"Baseline: the most frequent answer{' of each kind of question' if by_kind else ''}, counted on {where}."

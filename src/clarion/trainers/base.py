@@ -82,5 +82,11 @@ class Trainer(Protocol):
     def fit(self, run: Run) -> Path:
         """Train; return the best checkpoint (a file or a folder inside run.checkpoints)."""
 
+    def check(self) -> None:
+        """Refuse (UsageError) what cannot work on this machine, before data are prepared: absent weights, no GPU."""
+
+    def parameters(self, classes: int | None = None) -> int | None:
+        """Trainable and frozen weights of the network for this many classes; None where the notion is void."""
+
     def load(self, checkpoint: Path) -> Predictor:
         """A checkpoint this trainer wrote -> a predictor, without the run or its data."""

@@ -1,0 +1,217 @@
+"""scikit-learn style baselines: a table of features in, class probabilities out.
+
+A baseline is recorded and tabled like any model, so that a network's score is read beside what needs none.
+The estimator is whatever the config builds (`model.estimator: {_target_: sklearn...}`), the checkpoint a skops
+file: it holds no pickle, and types that skops does not know are refused when saving and when loading.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from hydra.utils import get_method, instantiate
+from skops import io as skops_io
+
+from clarion.config import numbered, target_problems
+from clarion.errors import DataError, UsageError
+from clarion.trainers.base import Prediction, Predictor, Run, Sample
+from clarion.trainers.plain import plain
+
+log = logging.getLogger(__name__)
+
+FORMAT = "clarion-estimator/1"
+MAX_BYTES = 2**30  # of an unpacked checkpoint
+
+
+class EstimatorTrainer:
+    """The Trainer protocol over scikit-learn's fit and predict_proba.
+
+    batch_size: samples a step in prediction; epochs, device and precision are accepted and change nothing
+    (a fit is one pass on the CPU in float64); args go to estimator.fit verbatim.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        epochs: int = 1,
+        batch_size: int = 64,
+        device: str = "auto",
+        precision: str | int = "auto",
+        args: Any = None,
+        name: str = "estimator",
+        seed: int = 0,
+    ):
+        self.model, self.args = plain(model), plain(args or {})
+        self.batch_size, self.name, self.seed = int(batch_size), name, int(seed)
+
+    def check(self) -> None:
+        """An estimator that cannot be built is refused before data are prepared."""
+        self._build()
+
+    def parameters(self, classes: int | None = None) -> None:
+        """Baselines have no count worth comparing with a network's."""
+
+    def fit(self, run: Run) -> Path:
+        """Fit on data.table("train"), log accuracies on train and val, return checkpoints/best.
+
+        Raises DataError for a table with missing or infinite numbers, or with fewer than two classes.
+        """
+        estimator = self._build()
+        features, labels, ids = run.data.table("train")
+        features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.int64)
+        bad = [ids[row] for row in np.flatnonzero(~np.isfinite(features).all(axis=1))[:5]]
+        if bad:
+            raise DataError(f"Missing or infinite features in train, first in {', '.join(bad)}: impute or drop them.")
+        if len(np.unique(labels)) < 2:
+            raise DataError("The train split holds a single class: a classifier needs at least two.")
+        try:
+            estimator.fit(features, labels, **self.args)
+        except TypeError as error:
+            raise UsageError(f"trainer.args={self.args} do not fit {type(estimator).__name__}.fit: {error}.") from error
+        log.info("%s fitted on %d samples, %d features", type(estimator).__name__, *features.shape)
+        metrics = {"train/accuracy": float(np.mean(estimator.predict(features) == labels))}
+        if run.data.splits.get("val"):
+            val_features, val_labels, _ = run.data.table("val")
+            metrics["val/accuracy"] = float(np.mean(estimator.predict(val_features) == np.asarray(val_labels)))
+        run.tracker.log(metrics, step=0)
+        description = {
+            "format": FORMAT,
+            "class_names": list(run.data.class_names),
+            "n_features": int(features.shape[1]),
+            "features": self.model.get("features"),
+            "n_train": len(ids),
+            "scikit_learn": sklearn.__version__,
+        }
+        return export(estimator, description, run.checkpoints / "best")
+
+    def load(self, checkpoint: Path) -> Predictor:
+        """checkpoints/best -> a Predictor. Raises UsageError for unknown formats and for untrusted types.
+
+        How features are made from images is this trainer's own model config, never the checkpoint's.
+        """
+        estimator, description = read(Path(checkpoint))
+        named = self.model.get("features")
+        if description["features"] != named:
+            raise UsageError(
+                f"{checkpoint} was fitted on features by {description['features']}, the model config names {named}: "
+                "choose the model it was trained with."
+            )
+        if problems := target_problems({"_target_": named} if named else {}, "model.features"):
+            raise UsageError(numbered(problems))
+        make_features = get_method(named) if named else None
+        return EstimatorPredictor(estimator, description, make_features, self.batch_size)
+
+    def _build(self) -> Any:
+        """The estimator of the config, its random_state (where it has one) set to the run's seed."""
+        node = self.model["estimator"]
+        # Hydra builds nested nodes before the trainer unless it is told not to; both ways are fine here.
+        estimator = instantiate(node, _convert_="all") if isinstance(node, dict) else node
+        if not hasattr(estimator, "fit") or not hasattr(estimator, "predict_proba"):
+            raise UsageError(
+                f"model.estimator builds a {type(estimator).__name__}, which has no fit and predict_proba."
+            )
+        states = [key for key in estimator.get_params() if key.split("__")[-1] == "random_state"]
+        return estimator.set_params(**{key: self.seed for key in states if estimator.get_params()[key] is None})
+
+
+class EstimatorPredictor:
+    """Samples in, predictions out, `batch_size` at a time; a sample brings `features`, or an `image` to make them of."""
+
+    def __init__(self, estimator: Any, description: dict, make_features: Callable | None, batch_size: int):
+        self.estimator, self.description = estimator, description
+        self.make_features, self.batch_size = make_features, batch_size
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
+        remaining = iter(samples)
+        # A class that train did not hold has no column in predict_proba: its probability is 0.
+        columns = np.asarray(self.estimator.classes_, dtype=int)
+        with ThreadPoolExecutor(max_workers=4) as readers:
+            while batch := list(islice(remaining, self.batch_size)):
+                features = np.stack(list(readers.map(self._features, batch)))
+                probabilities = np.zeros((len(batch), len(self.description["class_names"])))
+                probabilities[:, columns] = self.estimator.predict_proba(features)
+                for sample, row in zip(batch, probabilities.tolist(), strict=True):
+                    yield Prediction(sample.sample_id, sample.patient_id, {"probabilities": row})
+
+    def _features(self, sample: Sample) -> np.ndarray:
+        if "features" in sample.inputs:
+            features = np.asarray(sample.inputs["features"], dtype=np.float64)
+        elif "image" in sample.inputs and self.make_features is not None:
+            features = np.asarray(self.make_features(sample.inputs["image"]), dtype=np.float64)
+        else:
+            raise UsageError(
+                f"Sample {sample.sample_id} brings no features, and model.features names no way to make them."
+            )
+        if features.shape != (self.description["n_features"],):
+            raise DataError(
+                f"Sample {sample.sample_id} has {features.size} features, "
+                f"the estimator was fitted on {self.description['n_features']}."
+            )
+        return features
+
+
+# ---- the checkpoint: model.skops + model.json ---------------------------------------------------------------
+
+
+def export(estimator: Any, description: dict[str, Any], folder: Path) -> Path:
+    """Write the fitted estimator without pickle; the folder appears whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    skops_io.dump(estimator, partial / "model.skops")
+    unknown = skops_io.get_untrusted_types(file=partial / "model.skops")
+    if unknown:
+        shutil.rmtree(partial)
+        raise UsageError(
+            f"{type(estimator).__name__} holds types that cannot be stored safely ({', '.join(unknown)}): "
+            "choose an estimator of scikit-learn that skops knows."
+        )
+    (partial / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def read(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """(estimator, description) of a folder written by export; only types that skops trusts are built."""
+    try:
+        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        if description.get("format") != FORMAT:
+            raise UsageError(f"{folder} has format {description.get('format')!r}; this version reads {FORMAT!r}.")
+        with zipfile.ZipFile(folder / "model.skops") as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+                raise UsageError(f"{folder} unpacks to more than {MAX_BYTES:,} bytes: it is not loaded.")
+        unknown = skops_io.get_untrusted_types(file=folder / "model.skops")
+        if unknown:
+            raise UsageError(f"{folder} holds types that are not trusted ({', '.join(unknown)}): it is not loaded.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the version is compared below, in words of ours
+            estimator = skops_io.load(folder / "model.skops", trusted=[])
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder} is no checkpoint of the estimator trainer: {Path(error.filename or folder).name} is missing "
+            "(a folder with model.skops and model.json is needed)."
+        ) from None
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged zip or json: skops raises what its parts raise
+        raise UsageError(f"{folder} cannot be read as a checkpoint: {error}.") from error
+    if description["scikit_learn"] != sklearn.__version__:
+        log.warning(
+            "%s was fitted with scikit-learn %s, this is %s: scores may differ",
+            folder,
+            description["scikit_learn"],
+            sklearn.__version__,
+        )
+    return estimator, description

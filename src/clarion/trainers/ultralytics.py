@@ -1,0 +1,196 @@
+"""Detectors trained by ultralytics' own DetectionTrainer, behind the protocol of clarion.trainers.base.
+
+`trainer.args` goes to the library verbatim (its documented training settings: imgsz, optimizer, mosaic, ...).
+Ultralytics is AGPL-3.0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clarion.errors import UsageError
+from clarion.trainers import ultralytics_setup
+from clarion.trainers.base import Run
+
+if TYPE_CHECKING:
+    from clarion.trainers.ultralytics_predictor import DetectionPredictor
+
+# Settings of the library that something else in the config decides, and what to write instead.
+DECIDED_ELSEWHERE = {
+    "epochs": "trainer.epochs", "batch": "trainer.batch_size", "device": "trainer.device", "seed": "seed",
+    "amp": "trainer.precision", "half": "trainer.precision", "quantize": "trainer.precision",
+    "model": "model", "pretrained": "model.weights", "data": "data", "resume": "resume",
+    "project": "runs_dir", "name": "runs_dir", "save_dir": "runs_dir", "exist_ok": "resume",
+    "task": "model", "mode": "eval.py", "save": None, "cfg": None, "distill_model": None,
+}  # fmt: skip
+VOID_UNDER_AUTO = ("lr0", "momentum", "warmup_bias_lr")
+
+
+def map_device(device: str) -> str:
+    """trainer.device (auto | cpu | cuda | cuda:0 | mps) -> a torch device name; UsageError if it is not there."""
+    import torch
+
+    name = str(device).lower()
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if cuda else "cpu"
+    if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
+        return name
+    if name == "cuda" or (name.startswith("cuda:") and name[5:].isdigit()):
+        index = int(name[5:] or 0) if ":" in name else 0
+        if index < cuda:
+            return f"cuda:{index}"
+        raise UsageError(f"trainer.device={device}: this machine has {cuda} CUDA device(s); use trainer.device=auto.")
+    raise UsageError(f"trainer.device={device} is not known here; use auto, cpu, cuda or cuda:0 (one device a run; "
+                     "hydra/launcher spreads several runs over several).")
+
+
+def map_precision(precision: str | int, device: str) -> bool | str:
+    """trainer.precision (auto | 32 | 16 | bf16) -> the library's `amp`: False, "fp16" or "bf16".
+
+    auto is fp16 with loss scaling on CUDA, the library's default and the published system's, and fp32 elsewhere.
+    """
+    name = str(precision).lower()
+    on_cuda = device.startswith("cuda")
+    if name not in ("auto", "32", "16", "bf16"):
+        raise UsageError(f"trainer.precision={precision} is not known; use auto, 32, 16 or bf16.")
+    if name in ("16", "bf16") and not on_cuda:
+        raise UsageError(f"trainer.precision={precision} needs a CUDA device, this run is on {device}; "
+                         "use trainer.precision=auto or 32.")
+    return {"auto": "fp16" if on_cuda else False, "32": False, "16": "fp16", "bf16": "bf16"}[name]
+
+
+def default_workers(device: str) -> int:
+    """Loader processes: none beside a CPU training (it needs the cores itself), up to 8 beside a GPU."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(cpus - 1, 0)) if device.startswith("cuda") else 0
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """An OmegaConf node, mapping or None -> a dict of plain Python values."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)
+    return dict(config or {}) if isinstance(config, Mapping) or config is None else dict(vars(config))
+
+
+class UltralyticsTrainer:
+    """Trains and loads detectors: ultralytics' YOLOv8 and YOLO11, and clarion.detectors' original YOLOv5.
+
+    model: the model config {name, network, network_class?, weights?}; args: the library's own settings.
+    """
+
+    def __init__(
+        self, model: Any, epochs: int, batch_size: int, device: str = "auto", precision: str | int = "auto",
+        args: Any = None, name: str = "ultralytics", seed: int = 0,
+    ):  # fmt: skip
+        self.model, self.args = plain(model), plain(args)
+        self.epochs, self.batch_size, self.seed = int(epochs), int(batch_size), int(seed)
+        self.device, self.precision, self.name = device, precision, name
+
+    def fit(self, run: Run) -> Path:
+        """Train; return `checkpoints/best`. With run.resume, continue from `checkpoints/last.pt` if there is one."""
+        ultralytics_setup.prepare()
+        finished = run.checkpoints / "training.json"
+        best, last = run.checkpoints / "best", run.checkpoints / "last.pt"
+        if run.resume and finished.is_file() and best.is_dir():
+            return best
+        overrides = self.overrides(run, resume=last if run.resume and last.is_file() else None)
+
+        from clarion.trainers.ultralytics_training import RecordedDetectionTrainer
+
+        with ultralytics_setup.offline_training():
+            trainer = RecordedDetectionTrainer(run, self.model, overrides)
+            trainer.train()
+        record = {"finished": True, "epochs": trainer.epoch + 1, "optimizer": trainer.args.optimizer,
+                  "lr0": float(trainer.args.lr0), "batch_size": trainer.batch_size}
+        finished.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        last.unlink(missing_ok=True)  # a finished training cannot be continued, and best/ holds its result
+        shutil.rmtree(trainer.save_dir / "weights", ignore_errors=True)
+        return best
+
+    def check(self) -> None:
+        """Settings the library would refuse or ignore, an absent device, start weights that are not there."""
+        ultralytics_setup.prepare()
+        from clarion.trainers import ultralytics_checkpoint
+
+        self.check_args()
+        map_precision(self.precision, map_device(self.device))
+        if self.model.get("weights"):
+            ultralytics_checkpoint.find_start_weights(self.model["weights"])
+
+    def parameters(self, classes: int | None = None) -> int:
+        """Weights of the unfused network; without `classes`, for one class (as the published table counts)."""
+        ultralytics_setup.prepare()
+        from clarion.trainers.ultralytics_checkpoint import build_network
+
+        network = build_network(self.model["network"], self.model.get("network_class"), classes or 1)
+        return sum(p.numel() for p in network.parameters())
+
+    def load(self, checkpoint: Path) -> DetectionPredictor:
+        """A checkpoint folder that `fit` wrote -> its predictor, on trainer.device."""
+        ultralytics_setup.prepare()
+        import torch
+
+        from clarion.trainers import ultralytics_checkpoint
+        from clarion.trainers.ultralytics_predictor import DetectionPredictor
+
+        device = map_device(self.device)
+        amp = map_precision(self.precision, device) if str(self.precision) != "auto" else False
+        model, record = ultralytics_checkpoint.load(Path(checkpoint), allowed_class=self.model.get("network_class"))
+        limits = {k: self.args[k] for k in ("conf", "iou", "max_det") if self.args.get(k) is not None}
+        return DetectionPredictor(
+            model.fuse(verbose=False), record["imgsz"], self.batch_size, device,
+            autocast={"fp16": torch.float16, "bf16": torch.bfloat16}.get(amp or ""),
+            agnostic=bool(self.args.get("agnostic_nms") or self.args.get("single_cls")),
+            workers=default_workers(device), **limits,
+        )  # fmt: skip
+
+    def overrides(self, run: Run, resume: Path | None = None) -> dict[str, Any]:
+        """Everything handed to DetectionTrainer; UsageError on settings it would refuse or silently ignore."""
+        self.check()
+        device = map_device(self.device)
+        return {
+            "workers": default_workers(device), "plots": False, "deterministic": True,
+            **self.args,
+            "task": "detect", "mode": "train", "model": f"{self.model['name']}.yaml", "pretrained": False,
+            "data": str(run.data.yolo_yaml()), "epochs": self.epochs, "batch": self.batch_size,
+            "device": device, "amp": map_precision(self.precision, device), "seed": self.seed,
+            "save_dir": str((run.work / "ultralytics").resolve()), "exist_ok": True, "save": True,
+            "resume": str(resume) if resume else False,
+        }  # fmt: skip
+
+    def check_args(self) -> None:
+        """Let the library judge `trainer.args`, and refuse what it would accept but not do."""
+        for key, instead in DECIDED_ELSEWHERE.items():
+            if key in self.args:
+                fix = f"set {instead} instead" if instead else "leave it out: Clarion decides it"
+                raise UsageError(f"trainer.args.{key} is not taken from here; {fix}.")
+        void = [k for k in VOID_UNDER_AUTO if k in self.args]
+        if void and str(self.args.get("optimizer", "auto")).lower() == "auto":
+            raise UsageError(f"trainer.args.{void[0]} would be ignored: ultralytics' optimizer=auto chooses its own; "
+                             "add +trainer.args.optimizer=SGD (or AdamW, ...), or leave it out.")
+        if not str(self.model.get("network") or "").endswith((".yaml", ".yml")):
+            raise UsageError(f"model.network={self.model.get('network')} must name a structure such as yolo11n.yaml; "
+                             "start weights go to model.weights.")
+        import io
+
+        from ultralytics.cfg import get_cfg
+        from ultralytics.utils import LOGGER
+
+        level = LOGGER.level
+        LOGGER.setLevel("ERROR")  # its refusal also prints two screens of help
+        try:
+            with redirect_stdout(io.StringIO()):
+                get_cfg(overrides=dict(self.args))
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise UsageError(f"trainer.args was refused by ultralytics: {' '.join(str(error).split())}") from None
+        finally:
+            LOGGER.setLevel(level)

@@ -1,0 +1,284 @@
+"""The lightning trainer: a real small fit, resume, checkpoints without pickle, and its refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from clarion.config import compose_config
+from clarion.errors import UsageError
+from clarion.oct.stages import BscanStages
+from clarion.trainers.base import Run, Trainer
+from clarion.trainers.lightning import LightningTrainer
+from clarion.trainers.lightning_classification import ClassificationModule, build_network, class_weights
+
+EYES = {"train": 100, "val": 20, "test": 40}  # the default demo, so that all tests share one phantom
+
+
+class Recorder:
+    """A tracker that keeps what is logged."""
+
+    def __init__(self):
+        self.rows: list[tuple[int, dict]] = []
+
+    def log(self, metrics, step):
+        self.rows.append((step, dict(metrics)))
+
+
+@pytest.fixture(scope="module")
+def data() -> BscanStages:
+    data = BscanStages("bscan_stages", eyes=EYES, bscans_per_eye=3)
+    data.prepare()
+    return data
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small networks gain nothing from threads, and several test runs may share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trainer_of(model: str, *overrides: str, **settings) -> LightningTrainer:
+    config = compose_config([f"model={model}", *overrides])
+    keep = {k: v for k, v in config.trainer.items() if k not in ("_target_", "task")}
+    return LightningTrainer(model=config.model, **{**keep, "seed": 0, "device": "cpu", **settings})
+
+
+def fit(trainer, data, directory: Path, resume: bool = False) -> tuple[Path, Recorder]:
+    tracker = Recorder()
+    return trainer.fit(Run(OmegaConf.create(), directory, data, tracker, resume)), tracker
+
+
+def probabilities(trainer, checkpoint: Path, data, split: str = "test") -> np.ndarray:
+    return np.array([p.values["probabilities"] for p in trainer.load(checkpoint)(data.samples(split))])
+
+
+@pytest.fixture(scope="module")
+def short_run(data, tmp_path_factory):
+    """Three epochs of swin_nano, unbroken."""
+    torch.set_num_threads(1)
+    directory = tmp_path_factory.mktemp("short")
+    trainer = trainer_of("swin_nano", epochs=3)
+    checkpoint, tracker = fit(trainer, data, directory)
+    return trainer, checkpoint, tracker, directory
+
+
+LEARNING_EPOCHS = 12
+
+
+def test_swin_nano_learns_stages_better_than_the_majority(data, tmp_path):
+    trainer = trainer_of("swin_nano", epochs=LEARNING_EPOCHS)
+    checkpoint, tracker = fit(trainer, data, tmp_path)
+    truth = data.truth("test")["label"].to_numpy()
+    majority = np.bincount(data.truth("train")["label"]).argmax()
+    accuracy = (probabilities(trainer, checkpoint, data).argmax(1) == truth).mean()
+    assert accuracy > (truth == majority).mean() + 0.05
+    losses = [row["train/loss"] for _, row in tracker.rows]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_predictions_come_one_a_sample_in_order_and_stream(data, short_run):
+    trainer, checkpoint, _, _ = short_run
+    predictor = trainer.load(checkpoint)
+    taken = []
+
+    def counted():
+        for sample in data.samples("test"):
+            taken.append(sample)
+            yield sample
+
+    stream = predictor(counted())
+    first = next(stream)
+    assert len(taken) == trainer.batch_size  # one batch is read, not the split
+    rest = [first, *stream]
+    assert [p.sample_id for p in rest] == data.splits["test"]
+    assert np.allclose([sum(p.values["probabilities"]) for p in rest], 1)
+    assert isinstance(trainer, Trainer)
+
+
+def test_every_epoch_is_tracked_once(short_run):
+    _, _, tracker, _ = short_run
+    assert [step for step, _ in tracker.rows] == [0, 1, 2]
+    assert {"train/loss", "train/lr", "val/loss", "val/accuracy", "val/balanced_accuracy"} <= set(tracker.rows[0][1])
+
+
+def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(data, short_run, tmp_path):
+    trainer, checkpoint, _, _ = short_run
+    expected = probabilities(trainer, checkpoint, data)
+    again, _ = fit(trainer_of("swin_nano", epochs=3), data, tmp_path / "again")
+    assert np.array_equal(probabilities(trainer, again, data), expected)
+    other, _ = fit(trainer_of("swin_nano", epochs=1, seed=1), data, tmp_path / "other")
+    assert not np.allclose(probabilities(trainer, other, data), expected)
+
+
+def test_a_resumed_run_equals_the_unbroken_one(data, short_run, tmp_path, monkeypatch):
+    trainer, checkpoint, tracker, _ = short_run
+    seen = []
+    original = ClassificationModule.training_step
+
+    def dies_in_the_third_epoch(self, batch, index):
+        if self.current_epoch == 2 and index == 1:
+            raise RuntimeError("power cut")
+        seen.append(self.current_epoch)
+        return original(self, batch, index)
+
+    monkeypatch.setattr(ClassificationModule, "training_step", dies_in_the_third_epoch)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(trainer_of("swin_nano", epochs=3), data, tmp_path)
+    monkeypatch.setattr(ClassificationModule, "training_step", original)
+    assert set(seen) == {0, 1, 2}
+    resumed, resumed_tracker = fit(trainer_of("swin_nano", epochs=3), data, tmp_path, resume=True)
+    assert [step for step, _ in resumed_tracker.rows] == [2]
+    assert resumed_tracker.rows[-1][1] == tracker.rows[-1][1]
+    assert np.array_equal(probabilities(trainer, resumed, data), probabilities(trainer, checkpoint, data))
+
+
+def test_a_fresh_process_gives_identical_probabilities(data, short_run, tmp_path):
+    trainer, checkpoint, _, _ = short_run
+    program = (
+        "import json, sys\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from clarion.config import compose_config\n"
+        "from clarion.trainers.base import Sample\n"
+        "from clarion.trainers.lightning import LightningTrainer\n"
+        "job = json.load(sys.stdin)\n"
+        "trainer = LightningTrainer(compose_config(['model=swin_nano']).model, 1, 16, 'cpu')\n"
+        "samples = (Sample(i, i, {'image': path}) for i, path in job['images'])\n"
+        "print(json.dumps([p.values['probabilities'] for p in trainer.load(job['checkpoint'])(samples)]))\n"
+    )
+    job = {
+        "checkpoint": str(checkpoint),
+        "images": [(s.sample_id, str(s.inputs["image"])) for s in data.samples("val")],
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(json.loads(done.stdout), probabilities(trainer, checkpoint, data, "val"))
+
+
+def test_the_checkpoint_is_described_and_holds_no_pickle(short_run):
+    _, checkpoint, _, directory = short_run
+    assert sorted(p.name for p in checkpoint.iterdir()) == ["model.json", "model.safetensors"]
+    description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+    assert description["facts"]["class_names"] == ["normal", "early", "advanced"]
+    assert description["facts"]["image_size"] == [112, 112] and 0 < description["facts"]["std"] < 1
+    assert description["model"]["network"] == "swin_tiny_patch4_window7_224"
+    assert (directory / "checkpoints" / "last.ckpt").is_file()
+    torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)  # nothing in it needs unpickling
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    # timm's counts at 3 colours and 1,000 classes, less 997 rows of the head and two colours of the first layer
+    [
+        ("swin_tiny", 28_288_354 - 997 * 769 - 2 * 96 * 16),
+        ("swin_small", 49_606_258 - 997 * 769 - 2 * 96 * 16),
+        ("swin_base", 87_768_224 - 997 * 1025 - 2 * 128 * 16),
+        ("resnet18", 11_689_512 - 997 * 513 - 2 * 64 * 49),
+        ("resnet10t", 5_435_960 - 997 * 513 - 2 * 24 * 9),
+        ("swin_nano", None),
+    ],
+)
+def test_every_model_config_builds_its_network(model, parameters):
+    config = compose_config([f"model={model}"])
+    settings = OmegaConf.to_container(config.model, resolve=True)
+    with torch.device("meta"):
+        network = build_network(settings["network"], 3, settings["network_args"])
+        size = settings["image_size"]
+        assert network(torch.zeros(2, 1, size, size)).shape == (2, 3)
+    count = sum(p.numel() for p in network.parameters())
+    assert count == parameters if parameters else count < 500_000
+    assert config.model.name == model and config.trainer.name == config.model.trainer == "lightning"
+
+
+def test_start_weights_are_used_and_foreign_ones_refused(tmp_path):
+    import timm
+
+    facts = {
+        "class_names": ["a", "b", "c"],
+        "image_size": [112, 112],
+        "mean": 0.2,
+        "std": 0.2,
+        "class_counts": [1, 1, 1],
+    }
+    model = {"network": "resnet10t", "lr": 1e-3, "weight_decay": 0.0}
+    pretrained = timm.create_model("resnet10t", num_classes=1000, in_chans=3)
+    save_file(pretrained.state_dict(), tmp_path / "r.safetensors")
+    module = ClassificationModule(model, facts)
+    module.load_start_weights(tmp_path / "r.safetensors")
+    ours, theirs = module.network.state_dict(), pretrained.state_dict()
+    assert torch.equal(ours["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
+    assert torch.allclose(ours["conv1.0.weight"], theirs["conv1.0.weight"].sum(1, keepdim=True), atol=1e-6)
+    save_file({"other.weight": torch.zeros(3, 3)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(UsageError, match="does not fit resnet10t"):
+        module.load_start_weights(tmp_path / "foreign.safetensors")
+    with pytest.raises(UsageError, match="Clarion downloads nothing.*huggingface.co/timm"):
+        module.load_start_weights(Path("timm/resnet10t.c3_in1k"))
+    (tmp_path / "r.pth").write_bytes(b"x")
+    with pytest.raises(UsageError, match="only .safetensors"):
+        module.load_start_weights(tmp_path / "r.pth")
+
+
+def test_class_weights_follow_the_counts():
+    facts = {"class_names": ["a", "b"], "class_counts": [30, 10]}
+    assert class_weights("balanced", facts).tolist() == pytest.approx([40 / 60, 2.0])
+    assert class_weights(None, facts) is None and class_weights([1, 3], facts).tolist() == [1, 3]
+    with pytest.raises(UsageError, match="list of 2 numbers"):
+        class_weights([1, 2, 3], facts)
+
+
+def test_the_four_settings_map_to_lightning():
+    mapped = trainer_of("swin_nano", epochs=7, precision="bf16").library_settings()
+    assert mapped == {"max_epochs": 7, "precision": "bf16-mixed", "accelerator": "cpu", "devices": 1}
+    with pytest.raises(UsageError, match="trainer.precision=8 is unknown"):
+        trainer_of("swin_nano", precision="8").library_settings()
+    with pytest.raises(UsageError, match="trainer.device=gpu is unknown"):
+        trainer_of("swin_nano", device="gpu").library_settings()
+
+
+def test_wrong_settings_are_named(data, tmp_path):
+    with pytest.raises(UsageError, match="trainer.args.max_epochs.*trainer.epochs"):
+        fit(trainer_of("swin_nano", args={"max_epochs": 3}), data, tmp_path)
+    with pytest.raises(UsageError, match=r"gradient_clip is no argument.*gradient_clip_val"):
+        fit(trainer_of("swin_nano", args={"gradient_clip": 3}), data, tmp_path)
+    with pytest.raises(UsageError, match="no network of timm.*swin_tiny_patch4_window7_224"):
+        fit(trainer_of("swin_nano", "model.network=swin_tiny_patch4_window7_225"), data, tmp_path)
+    with pytest.raises(UsageError, match="hf-hub:x/y is no network"):
+        fit(trainer_of("swin_nano", "model.network='hf-hub:x/y'"), data, tmp_path)
+    with pytest.raises(UsageError, match="not an admitted class"):
+        fit(trainer_of("swin_nano", "model.module=os.system"), data, tmp_path)
+
+
+def test_checkpoints_of_another_kind_are_refused(short_run, tmp_path):
+    trainer, checkpoint, _, _ = short_run
+    with pytest.raises(UsageError, match="is no checkpoint of the lightning trainer"):
+        trainer.load(tmp_path)
+    description = json.loads((checkpoint / "model.json").read_text(encoding="utf-8"))
+    for change, message in [({"module": "os.system"}, "holds a os.system"), ({"format": "x/9"}, "has format 'x/9'")]:
+        (tmp_path / "model.json").write_text(json.dumps(description | change), encoding="utf-8")
+        (tmp_path / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+        with pytest.raises(UsageError, match=message):
+            trainer.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(description), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(b"\x00" * 64)
+    with pytest.raises(UsageError, match="cannot be read as a checkpoint"):
+        trainer.load(tmp_path)
