@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from clarion.errors import UsageError
 from clarion.trainers import ultralytics_setup
 from clarion.trainers.base import Run
+from clarion.trainers.plain import plain
 
 if TYPE_CHECKING:
     from clarion.trainers.ultralytics_predictor import DetectionPredictor
@@ -72,15 +72,6 @@ def default_workers(device: str) -> int:
     return min(8, max(cpus - 1, 0)) if device.startswith("cuda") else 0
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """An OmegaConf node, mapping or None -> a dict of plain Python values."""
-    from omegaconf import OmegaConf
-
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config, resolve=True)
-    return dict(config or {}) if isinstance(config, Mapping) or config is None else dict(vars(config))
-
-
 class UltralyticsTrainer:
     """Trains and loads detectors: ultralytics' YOLOv8 and YOLO11, and clarion.detectors' original YOLOv5.
 
@@ -91,7 +82,7 @@ class UltralyticsTrainer:
         self, model: Any, epochs: int, batch_size: int, device: str = "auto", precision: str | int = "auto",
         args: Any = None, name: str = "ultralytics", seed: int = 0,
     ):  # fmt: skip
-        self.model, self.args = plain(model), plain(args)
+        self.model, self.args = dict(plain(model)), dict(plain(args) or {})
         self.epochs, self.batch_size, self.seed = int(epochs), int(batch_size), int(seed)
         self.device, self.precision, self.name = device, precision, name
 

@@ -72,6 +72,10 @@ class RecordedDetectionTrainer(DetectionTrainer):
         That epoch's figures are logged already, and the run's evaluators score the fp32 weights kept here.
         """
 
+    def read_results_csv(self) -> dict:
+        """Nothing: the library would copy the whole history into every checkpoint; metrics.jsonl holds it."""
+        return {}
+
     def epoch_metrics(self) -> dict[str, float]:
         """Losses, learning rates and validation metrics of the epoch under the names all trainers use."""
         metrics = {**self.label_loss_items(self.tloss, prefix="train"), **(self.metrics or {}), **self.lr}
