@@ -42,8 +42,17 @@ def main(repeats: int = 9) -> None:
         print(f"{name:<28} {ours:.3f} s  peer {peer:.3f} s  ratio {ratio:.2f}")
         if worst is None or ratio > worst[1]:
             worst = (name, ratio)
-    print(json.dumps({"name": "startup", "ratio": round(worst[1], 3), "peer": "python -c 'import hydra, omegaconf'",
-                      "n": repeats, "worst_case": worst[0]}))
+    print(
+        json.dumps(
+            {
+                "name": "startup",
+                "ratio": round(worst[1], 3),
+                "peer": "python -c 'import hydra, omegaconf'",
+                "n": repeats,
+                "worst_case": worst[0],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

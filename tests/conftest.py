@@ -27,9 +27,18 @@ def command():
     """command("train.py", "model=yolo11n", cwd=...) -> CompletedProcess of a real child process, output captured."""
 
     def call(program: str, *args: str, cwd: Path | None = None, timeout: float = 600, env: dict | None = None):
-        head = [sys.executable, str(ROOT / program)] if program.endswith(".py") else [sys.executable, "-m", "clarion.cli"]
-        return subprocess.run([*head, *args], capture_output=True, text=True, encoding="utf-8", timeout=timeout,
-                              cwd=cwd or ROOT, env={**os.environ, **(env or {})})
+        head = (
+            [sys.executable, str(ROOT / program)] if program.endswith(".py") else [sys.executable, "-m", "clarion.cli"]
+        )
+        return subprocess.run(
+            [*head, *args],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+            cwd=cwd or ROOT,
+            env={**os.environ, **(env or {})},
+        )
 
     return call
 

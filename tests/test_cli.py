@@ -22,7 +22,11 @@ def test_list_has_tasks(capsys):
     cli.main(["list", "models", "--format", "json"])
     tasks = {r["name"]: r["task"] for r in json.loads(capsys.readouterr().out)}
     assert (tasks["yolo11x"], tasks["swin_nano"], tasks["llama_tiny"], tasks["majority"]) == (
-        "detection", "classification", "generation", "classification")
+        "detection",
+        "classification",
+        "generation",
+        "classification",
+    )
 
 
 def test_light_commands_import_nothing_heavy(command):

@@ -9,13 +9,13 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from clarion import config
+from clarion import config, preflight
 from clarion.errors import UsageError
 
 
 def refused(*argv: str) -> str:
     with pytest.raises(UsageError) as caught:
-        config.preflight(list(argv))
+        preflight.preflight(list(argv))
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -32,11 +32,14 @@ def test_a_misspelt_option_behind_a_misspelt_group_is_named_too():
 
 
 @pytest.mark.parametrize("argument, expected", [
-    ("trainer.epoch=3", "`epochs`"), ("sede=1", "`seed`"), ("model.nam=x", "`name`"), ("trainre.epochs=3", "`trainer.epochs`"),
-    ("tracker=wnadb", "`wandb`"), ("evaluator=detecton", "`detection`"), ("experiment=erm_detektion", "`erm_detection`"),
+    ("trainer.epoch=3", "`epochs`"), ("sede=1", "`seed`"), ("model.nam=x", "`name`"),
+    ("trainre.epochs=3", "`trainer.epochs`"),
+    ("tracker=wnadb", "`wandb`"), ("evaluator=detecton", "`detection`"),
+    ("experiment=erm_detektion", "`erm_detection`"),
     ("model=_yolo", "a base that others build on"), ("trainer.device=gpu", "choose auto, cpu"),
     ("trainer.precision=fp16", "choose one of auto, 32, 16, bf16"), ("trainer.epochs=0", "1 or more"),
-    ("trainer.epochs=ten", "whole number"), ("seed=-1", "0 or more"), ("seed=1.5", "whole number"), ("resume=maybe", "true or false"),
+    ("trainer.epochs=ten", "whole number"), ("seed=-1", "0 or more"), ("seed=1.5", "whole number"),
+    ("resume=maybe", "true or false"),
     ("data.root=/no/such/folder", "no such folder"), ("epochs", "not of the form key=value"),
     ("model=yolo11n,yolov8s", "add -m"), ("runs_dir=pyproject.toml", "give a folder"),
     ("init_from.base=nowhere", "not a complete run"), ("model={", "model="),
@@ -53,7 +56,9 @@ def test_all_mistakes_are_collected():
 
 
 def test_mismatches_are_refused_by_name():
-    assert "model=swin_nano is for classification, data=erm_demo is for detection" in refused("model=swin_nano", "data=erm_demo")
+    assert "model=swin_nano is for classification, data=erm_demo is for detection" in refused(
+        "model=swin_nano", "data=erm_demo"
+    )
     assert "evaluator=classification is for" in refused("model=yolo11n", "evaluator=classification")
     text = refused("model=yolo11n", "trainer=lightning")
     assert "model=yolo11n runs on trainer=ultralytics" in text
@@ -72,20 +77,20 @@ def test_a_wrong_root_is_answered_with_the_layout(tmp_path):
 
 
 def test_library_arguments_need_no_plus():
-    assert config.preflight(["trainer.args.mosaic=0.5"]) == ["++trainer.args.mosaic=0.5"]
-    assert config.preflight(["+trainer.args.mosaic=0.5"]) == ["++trainer.args.mosaic=0.5"]
+    assert preflight.preflight(["trainer.args.mosaic=0.5"]) == ["++trainer.args.mosaic=0.5"]
+    assert preflight.preflight(["+trainer.args.mosaic=0.5"]) == ["++trainer.args.mosaic=0.5"]
 
 
 def test_a_correct_sweep_passes():
     argv = ["-m", "model=yolo11n,swin_nano,llama_tiny", "trainer.epochs=1"]
-    assert config.preflight(argv) == argv
-    assert config.preflight(["experiment=erm_detection"]) == ["experiment=erm_detection"]
+    assert preflight.preflight(argv) == argv
+    assert preflight.preflight(["experiment=erm_detection"]) == ["experiment=erm_detection"]
 
 
 @pytest.mark.parametrize("model", config.choices("model"))
 def test_every_model_composes_with_its_own_defaults(model):
     cfg = config.compose_config([f"model={model}"])
-    assert config.check_config(cfg) == []
+    assert preflight.check_config(cfg) == []
     assert cfg.model.name == model
 
 
@@ -122,9 +127,9 @@ def test_run_id_is_the_configuration_and_nothing_else():
 
 
 def test_expand_is_the_product():
-    assert len(config.expand(["model=a,b", "seed=range(0,3)", "x=1"])) == 6
-    assert config.expand([], {"model": "a,b"}) == [["model=a"], ["model=b"]]
-    assert config.expand(["model=c"], {"model": "a,b"}) == [["model=c"]]
+    assert len(preflight.expand(["model=a,b", "seed=range(0,3)", "x=1"])) == 6
+    assert preflight.expand([], {"model": "a,b"}) == [["model=a"], ["model=b"]]
+    assert preflight.expand(["model=c"], {"model": "a,b"}) == [["model=c"]]
 
 
 def test_targets_nested_anywhere_are_checked(monkeypatch):
@@ -146,9 +151,11 @@ def seconds(*argv: str) -> tuple[float, subprocess.CompletedProcess]:
 ])  # fmt: skip
 def test_answers_come_without_torch(argv, code):
     """In a child that reports what it imported. Speed is measured by benchmarks/startup.py."""
-    program = ("import sys, runpy\nsys.argv = ['train.py'] + sys.argv[1:]\n"
-               "try: runpy.run_path('train.py', run_name='__main__')\n"
-               "finally: print([m for m in ('torch', 'numpy', 'pandas', 'ultralytics') if m in sys.modules], file=sys.stderr)")
+    program = (
+        "import sys, runpy\nsys.argv = ['train.py'] + sys.argv[1:]\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "finally: print([m for m in ('torch', 'numpy', 'pandas', 'ultralytics') if m in sys.modules], file=sys.stderr)"
+    )
     _, done = seconds("-c", program, *argv)
     assert done.returncode == code, done.stderr
     assert done.stderr.strip().endswith("[]"), done.stderr[-500:]

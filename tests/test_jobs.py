@@ -39,8 +39,17 @@ def test_an_open_wandb_run_is_closed(tmp_path):
 
 
 def outcome(number, status, **more):
-    return {"number": number, "directory": f"runs/r{number}", "status": status, "reason": "", "score": "", "seconds": 1.0,
-            "command": f"python train.py seed={number}", "exit_code": 1, **more}
+    return {
+        "number": number,
+        "directory": f"runs/r{number}",
+        "status": status,
+        "reason": "",
+        "score": "",
+        "seconds": 1.0,
+        "command": f"python train.py seed={number}",
+        "exit_code": 1,
+        **more,
+    }
 
 
 def test_board_and_table(tmp_path):

@@ -86,7 +86,11 @@ def test_damaged_json_is_named(tmp_path):
 
 
 def test_json_has_no_nan():
-    assert json.loads(record.to_json({"a": math.inf, "b": [np.float32(1.5)], "ü": "막"})) == {"a": None, "b": [1.5], "ü": "막"}
+    assert json.loads(record.to_json({"a": math.inf, "b": [np.float32(1.5)], "ü": "막"})) == {
+        "a": None,
+        "b": [1.5],
+        "ü": "막",
+    }
 
 
 def test_hash_tree_sees_names_and_contents(tmp_path):

@@ -15,8 +15,17 @@ import yaml
 from clarion import launch
 from clarion.record import read_json
 
-TINY = ["model=yolo11n", "data=erm_demo", "data.eyes.train=4", "data.eyes.val=2", "data.eyes.test=3", "trainer.epochs=1",
-        "trainer.batch_size=8", "trainer.args.imgsz=64", "evaluators.detection.n_resamples=50"]
+TINY = [
+    "model=yolo11n",
+    "data=erm_demo",
+    "data.eyes.train=4",
+    "data.eyes.val=2",
+    "data.eyes.test=3",
+    "trainer.epochs=1",
+    "trainer.batch_size=8",
+    "trainer.args.imgsz=64",
+    "evaluators.detection.n_resamples=50",
+]
 
 
 def train(*argv: str) -> int:
@@ -37,13 +46,30 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_everything_is_recorded(finished):
-    for name in ("config.yaml", "overrides.yaml", "manifest.json", "metrics.jsonl", "metrics.json", "report.html", "run.log",
-                 "predictions/test.parquet", "predictions/val.parquet", "truth/test.parquet", "checkpoints/best"):
+    for name in (
+        "config.yaml",
+        "overrides.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "metrics.json",
+        "report.html",
+        "run.log",
+        "predictions/test.parquet",
+        "predictions/val.parquet",
+        "truth/test.parquet",
+        "checkpoints/best",
+    ):
         assert (finished / name).exists(), name
     assert not (finished / "work").exists() and not (finished / "error.txt").exists()
     manifest = read_json(finished / "manifest.json")
-    assert manifest["status"] == "complete" and manifest["seed"] == 0 and manifest["device"] and manifest["duration_s"] > 0
-    assert len(manifest["data"]["fingerprint"]) >= 32 and manifest["data"]["counts"] == {"train": 40, "val": 20, "test": 30}
+    assert (
+        manifest["status"] == "complete" and manifest["seed"] == 0 and manifest["device"] and manifest["duration_s"] > 0
+    )
+    assert len(manifest["data"]["fingerprint"]) >= 32 and manifest["data"]["counts"] == {
+        "train": 40,
+        "val": 20,
+        "test": 30,
+    }
     assert manifest["parameters"] == 2_590_035  # yolo11n at nc=1
     result = read_json(finished / "metrics.json")["evaluators"]["detection"]
     assert result["metrics"]["map50"]["n"] == 30 and result["metrics"]["map50"]["n_patients"] == 3
@@ -62,7 +88,9 @@ def test_another_copy_has_the_same_predictions(finished, tmp_path):
     copy = only_run(tmp_path)
     assert copy.name == finished.name
     for split in ("val", "test"):
-        pd.testing.assert_frame_equal(*(pd.read_parquet(d / "predictions" / f"{split}.parquet") for d in (finished, copy)))
+        pd.testing.assert_frame_equal(
+            *(pd.read_parquet(d / "predictions" / f"{split}.parquet") for d in (finished, copy))
+        )
     ours, theirs = (read_json(d / "metrics.json")["evaluators"] for d in (finished, copy))
     assert ours == theirs
 
@@ -108,8 +136,14 @@ def test_a_leaking_split_is_refused_with_the_list(finished, tmp_path, capsys):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    code = train("model=yolo11n", "data=yolo_folder", f"data.root={root}", "trainer.epochs=1", "trainer.args.imgsz=64",
-                 f"runs_dir={tmp_path / 'runs'}")
+    code = train(
+        "model=yolo11n",
+        "data=yolo_folder",
+        f"data.root={root}",
+        "trainer.epochs=1",
+        "trainer.args.imgsz=64",
+        f"runs_dir={tmp_path / 'runs'}",
+    )
     assert code == 1
     text = (only_run(tmp_path / "runs") / "error.txt").read_text()
     assert "train" in text and "test" in text and "patient" in text
@@ -121,8 +155,10 @@ def test_evaluate_a_run_on_other_data_and_a_bare_checkpoint(finished, tmp_path, 
     root = phantom_copy(finished, tmp_path / "mine")
     assert launch.evaluate([f"run={finished}", "data=yolo_folder", f"data.root={root}", f"runs_dir={tmp_path}"]) == 0
     evaluation = next(tmp_path.glob("eval-yolo11n-yolo_folder-*"))
-    there, here = (read_json(d / "metrics.json")["evaluators"]["detection"]["metrics"]["map50"]["value"]
-                   for d in (finished, evaluation))
+    there, here = (
+        read_json(d / "metrics.json")["evaluators"]["detection"]["metrics"]["map50"]["value"]
+        for d in (finished, evaluation)
+    )
     assert there == pytest.approx(here, abs=1e-6), "the same eyes through another reader must score the same"
     assert (evaluation / "report.html").is_file() and read_json(evaluation / "manifest.json")["source"] == finished.name
     del other
@@ -134,7 +170,8 @@ def test_evaluate_a_run_on_other_data_and_a_bare_checkpoint(finished, tmp_path, 
 
 
 @pytest.mark.parametrize("argv, expected", [
-    ([], "Which run"), (["rnu=x"], "Which run"), (["run=/no/such"], "no such run"), (["run=pyproject.toml", "split=tset"], "test"),
+    ([], "Which run"), (["rnu=x"], "Which run"), (["run=/no/such"], "no such run"),
+    (["run=pyproject.toml", "split=tset"], "test"),
 ])  # fmt: skip
 def test_eval_refuses_kindly(argv, expected, capsys):
     assert launch.evaluate(argv) == 2
@@ -150,13 +187,17 @@ def test_a_manifest_cannot_point_outside_its_run(finished, tmp_path, capsys):
     run = tmp_path / "evil"
     shutil.copytree(finished, run)
     manifest = read_json(run / "manifest.json")
-    (run / "manifest.json").write_text(json.dumps(manifest | {"checkpoint": "../../" + os.path.relpath(finished / "checkpoints/best", "/")}))
+    (run / "manifest.json").write_text(
+        json.dumps(manifest | {"checkpoint": "../../" + os.path.relpath(finished / "checkpoints/best", "/")})
+    )
     assert launch.evaluate([f"run={run}"]) == 2
 
 
 def test_three_trainers_in_one_sweep(command, tmp_path):
-    """The acceptance line: three models, each with its own default data, trainer and evaluator, in a real child process."""
-    done = command("train.py", "-m", "model=yolo11n,swin_nano,llama_tiny", "trainer.epochs=1", f"runs_dir={tmp_path}", timeout=900)
+    """The acceptance line: three models, each with its own default data, trainer and evaluator, as a real process."""
+    done = command(
+        "train.py", "-m", "model=yolo11n,swin_nano,llama_tiny", "trainer.epochs=1", f"runs_dir={tmp_path}", timeout=900
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "3 done" in done.stdout
     runs = {p.parent.name.split("-")[0]: read_json(p) for p in tmp_path.glob("*/metrics.json")}

@@ -10,8 +10,15 @@ from pathlib import Path
 from clarion import __version__
 from clarion.errors import ClarionError, UsageError
 
-KINDS = {"models": "model", "data": "data", "evaluators": "evaluator", "experiments": "experiment",
-         "trainers": "trainer", "trackers": "tracker", "tables": None}
+KINDS = {
+    "models": "model",
+    "data": "data",
+    "evaluators": "evaluator",
+    "experiments": "experiment",
+    "trainers": "trainer",
+    "trackers": "tracker",
+    "tables": None,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,8 +54,12 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("table", help="a published table with the measured figures beside it")
     p.add_argument("name")
     p.add_argument("--format", choices=["md", "csv", "tex", "html", "json"], default="md")
-    p.add_argument("--runs", action="append", metavar="DIR", help="where run directories lie (default: runs; repeatable)")
-    p.add_argument("--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this setting (epochs=12)")
+    p.add_argument(
+        "--runs", action="append", metavar="DIR", help="where run directories lie (default: runs; repeatable)"
+    )
+    p.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this setting (epochs=12)"
+    )
     p.add_argument("--out", metavar="DIR", help="where table.* are written (default: experiments/NAME/results)")
     p.set_defaults(run=table)
 
@@ -61,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("path", metavar="PATH")
     p.add_argument("--model", required=True, metavar="RUN", help="a run directory (its best checkpoint is used)")
     p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--confidence", type=float, default=None, help="draw and count boxes from here (default: the run's best-F1)")
+    p.add_argument(
+        "--confidence", type=float, default=None, help="draw and count boxes from here (default: the run's best-F1)"
+    )
     p.add_argument("--device", default="auto")
     p.set_defaults(run=predict)
     return top
@@ -76,8 +89,10 @@ def list_choices(args: argparse.Namespace) -> int:
 
         rows = [{"name": n} for n in tables.table_names()]
     else:
-        rows = [{"name": n, "task": config.group_task(group, n), "description": config.describe(group, n)}
-                for n in config.choices(group)]
+        rows = [
+            {"name": n, "task": config.group_task(group, n), "description": config.describe(group, n)}
+            for n in config.choices(group)
+        ]
         if args.params and group == "model":
             from clarion.run import build
 
@@ -134,8 +149,13 @@ def report(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     from clarion.predicting import predict_path
 
-    summary = predict_path(Path(args.path).expanduser(), Path(args.model).expanduser(), Path(args.out).expanduser(),
-                           confidence=args.confidence, device=args.device)
+    summary = predict_path(
+        Path(args.path).expanduser(),
+        Path(args.model).expanduser(),
+        Path(args.out).expanduser(),
+        confidence=args.confidence,
+        device=args.device,
+    )
     print(json.dumps(summary, ensure_ascii=False, indent=2))
     return 0
 

@@ -43,10 +43,16 @@ def _torch_state() -> dict | None:
         return None
     import torch
 
-    return {"threads": torch.get_num_threads(), "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "warn": torch.is_deterministic_algorithms_warn_only_enabled(), "dtype": torch.get_default_dtype(),
-            "benchmark": torch.backends.cudnn.benchmark, "cudnn": torch.backends.cudnn.deterministic,
-            "matmul": torch.get_float32_matmul_precision(), "grad": torch.is_grad_enabled()}
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "cudnn": torch.backends.cudnn.deterministic,
+        "matmul": torch.get_float32_matmul_precision(),
+        "grad": torch.is_grad_enabled(),
+    }
 
 
 def _restore_torch(state: dict | None) -> None:
@@ -55,8 +61,16 @@ def _restore_torch(state: dict | None) -> None:
         return
     import torch
 
-    state = state or {"threads": None, "deterministic": False, "warn": False, "dtype": torch.float32,
-                      "benchmark": False, "cudnn": False, "matmul": "highest", "grad": True}
+    state = state or {
+        "threads": None,
+        "deterministic": False,
+        "warn": False,
+        "dtype": torch.float32,
+        "benchmark": False,
+        "cudnn": False,
+        "matmul": "highest",
+        "grad": True,
+    }
     torch.set_num_threads(state["threads"] or default_threads())
     torch.use_deterministic_algorithms(state["deterministic"], warn_only=state["warn"])
     torch.set_default_dtype(state["dtype"])
@@ -105,16 +119,27 @@ def read_board(folder: Path) -> list[dict]:
 
 
 def command_of(overrides: list[str]) -> str:
-    return "python train.py " + " ".join(shlex.quote(o.removeprefix("++") if o.startswith("++trainer.args") else o)
-                                         for o in overrides if not o.startswith("resume="))
+    return "python train.py " + " ".join(
+        shlex.quote(o.removeprefix("++") if o.startswith("++trainer.args") else o)
+        for o in overrides
+        if not o.startswith("resume=")
+    )
 
 
 def jobs_table(outcomes: list[dict]) -> str:
     """The table that ends a multirun, and what to type for the jobs that did not finish."""
     rows = [("job", "run", "status", "seconds", "score", "why")]
     for o in outcomes:
-        rows.append((str(o["number"]), Path(o["directory"]).name, o["status"], f"{o['seconds']:.0f}",
-                     o.get("score") or "", _short(o.get("reason") or "")))
+        rows.append(
+            (
+                str(o["number"]),
+                Path(o["directory"]).name,
+                o["status"],
+                f"{o['seconds']:.0f}",
+                o.get("score") or "",
+                _short(o.get("reason") or ""),
+            )
+        )
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))

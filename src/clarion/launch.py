@@ -12,14 +12,15 @@ from clarion.errors import ClarionError, UsageError
 def train(argv: list[str]) -> int:
     """`train.py`: exit code 0 success, 1 failed work, 2 wrong usage."""
     if "--help" in argv or "-h" in argv:
-        from clarion.config import help_text
+        from clarion.preflight import help_text
 
         print(help_text())
         return 0
-    from clarion import config, jobs
+    from clarion import jobs
+    from clarion.preflight import preflight
 
     try:
-        checked = config.preflight(argv)
+        checked = preflight(argv)
     except ClarionError as error:
         return refuse(error)
     if any(a in ("--cfg", "-c", "--info", "-i", "--hydra-help") or a.startswith(("--cfg=", "--info=")) for a in argv):
@@ -79,7 +80,9 @@ def job(cfg) -> float | None:
 
     config.register_resolvers()
     hydra = HydraConfig.get()
-    outcome = execute(cfg, list(hydra.overrides.task), Path(hydra.runtime.output_dir), int(hydra.job.get("num", 0) or 0))
+    outcome = execute(
+        cfg, list(hydra.overrides.task), Path(hydra.runtime.output_dir), int(hydra.job.get("num", 0) or 0)
+    )
     words = outcome["score"].split()
     return float(words[1]) if len(words) > 1 else None
 
@@ -107,12 +110,19 @@ def evaluate(argv: list[str]) -> int:
     import hashlib
     import logging
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-                        datefmt="%H:%M:%S", force=True)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
     from clarion.run import re_evaluate
 
     digest = hashlib.sha256(f"{source}|{split}|{config.run_id(_root_=cfg)}".encode()).hexdigest()[:8]
-    directory = Path(str(cfg.runs_dir)).expanduser().resolve() / f"eval-{cfg.model.name}-{cfg.data.name}-{split}-{digest}"
+    directory = (
+        Path(str(cfg.runs_dir)).expanduser().resolve() / f"eval-{cfg.model.name}-{cfg.data.name}-{split}-{digest}"
+    )
     outcome = re_evaluate(cfg, overrides, checkpoint, source, directory, split)
     print(f"{outcome['status']}: {outcome['directory']}" + (f"  {outcome['score']}" if outcome["score"] else ""))
     return outcome["exit_code"]
@@ -123,6 +133,7 @@ def evaluation_setup(argv: list[str]):
     from omegaconf import OmegaConf
 
     from clarion import config
+    from clarion.preflight import preflight
     from clarion.record import RunRecord, read_json
 
     own = {k: v for k, _, v in (a.partition("=") for a in argv) if k in ("run", "split")}
@@ -142,8 +153,10 @@ def evaluation_setup(argv: list[str]):
         record = RunRecord(path.resolve())
         manifest = read_json(path / "manifest.json")
         if not record.complete:
-            raise UsageError(f"run={path} is incomplete ({manifest.get('status')}): finish it first with "
-                             f"{command_from(path)} resume=true")
+            raise UsageError(
+                f"run={path} is incomplete ({manifest.get('status')}): finish it first with "
+                f"{command_from(path)} resume=true"
+            )
         recorded = list(OmegaConf.load(path / "overrides.yaml")) if (path / "overrides.yaml").is_file() else []
         checkpoint, source = path / manifest.get("checkpoint", ""), manifest.get("run", path.name)
         if not manifest.get("checkpoint") or not checkpoint.exists():
@@ -153,11 +166,12 @@ def evaluation_setup(argv: list[str]):
             raise UsageError(f"run={path}: its manifest points outside the run directory; refused.")
     else:
         if not any(a.startswith("model=") for a in rest):
-            raise UsageError(f"run={path} is a bare checkpoint: say which model it is, model=NAME "
-                             "(see `clarion list models`).")
+            raise UsageError(
+                f"run={path} is a bare checkpoint: say which model it is, model=NAME (see `clarion list models`)."
+            )
         recorded, checkpoint, source = [], path.resolve(), path.name
     merged = merge_overrides(recorded, rest)
-    checked = config.preflight(merged)
+    checked = preflight(merged)
     return config.compose_config(checked), checked, checkpoint, source, split
 
 
@@ -168,8 +182,13 @@ def merge_overrides(recorded: list[str], new: list[str]) -> list[str]:
         return text.partition("=")[0].lstrip("+~")
 
     replaced = {key(n) for n in new}
-    kept = [r for r in recorded if key(r) not in replaced and key(r) not in ("resume", "runs_dir")
-            and not any(key(r).startswith(g + ".") for g in replaced if g in ("data", "evaluator"))]
+    kept = [
+        r
+        for r in recorded
+        if key(r) not in replaced
+        and key(r) not in ("resume", "runs_dir")
+        and not any(key(r).startswith(g + ".") for g in replaced if g in ("data", "evaluator"))
+    ]
     return kept + new
 
 

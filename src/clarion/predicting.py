@@ -36,7 +36,7 @@ class ImageFolder:
             raise DataError(f"{path} holds no picture ({', '.join(sorted(PICTURES))}).")
 
     def samples(self, split: str = "test") -> Iterator[Any]:
-        from clarion.trainers.base import Sample
+        from clarion.samples import Sample
 
         for sample_id, file in self.files.items():
             yield Sample(sample_id, sample_id, {"image": file})
@@ -87,9 +87,14 @@ def predict_path(path: Path, model: Path, out: Path, confidence: float | None = 
     predictor = build(cfg.trainer, model=cfg.model, seed=cfg.seed).load(checkpoint)
     samples = list(scans.samples("test"))
     table = predict(predictor, samples, len(samples), "scans")
-    summary = {"model": metrics["model"], "run": metrics["run"], "trained_on": metrics["data_kind"],
-               "scans": len(table), "confidence": round(confidence, 4),
-               "scans_with_finding": int(sum(bool(len(s)) and max(s) >= confidence for s in table["scores"]))}
+    summary = {
+        "model": metrics["model"],
+        "run": metrics["run"],
+        "trained_on": metrics["data_kind"],
+        "scans": len(table),
+        "confidence": round(confidence, 4),
+        "scans_with_finding": int(sum(bool(len(s)) and max(s) >= confidence for s in table["scores"])),
+    }
     write_detections(out, table, samples, confidence, summary)
     return summary | {"out": str(out)}
 
@@ -126,8 +131,16 @@ def write_detections(out: Path, table: Any, samples: list, confidence: float, su
         where = [sample.inputs.get("direction"), sample.inputs.get("line")]
         for box, score in kept:
             writer.writerow([row.sample_id, row.patient_id, *where, *box, round(float(score), 4)])
-        scans.append({"sample_id": row.sample_id, "patient_id": row.patient_id, "direction": where[0], "line": where[1],
-                      "boxes": [b for b, _ in kept], "scores": [float(s) for _, s in kept]})
+        scans.append(
+            {
+                "sample_id": row.sample_id,
+                "patient_id": row.patient_id,
+                "direction": where[0],
+                "line": where[1],
+                "boxes": [b for b, _ in kept],
+                "scores": [float(s) for _, s in kept],
+            }
+        )
         if kept:
             pen = ImageDraw.Draw(drawn)
             for box, score in kept:

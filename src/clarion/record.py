@@ -1,9 +1,9 @@
 """The run directory: what is kept of a run, written so that a kill never leaves a lie.
 
-    config.yaml overrides.yaml manifest.json   what the run is
-    metrics.jsonl run.log error.txt            how it went
-    predictions/ truth/ checkpoints/           what came out
-    metrics.json                               written last and atomically: its presence means complete
+config.yaml overrides.yaml manifest.json   what the run is
+metrics.jsonl run.log error.txt            how it went
+predictions/ truth/ checkpoints/           what came out
+metrics.json                               written last and atomically: its presence means complete
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from clarion.errors import ClarionError, UsageError
 
-PACKAGES = ("clarion", "torch", "torchvision", "lightning", "ultralytics", "timm", "transformers", "peft", "trl",
-            "scikit-learn", "numpy", "pandas", "hydra-core", "omegaconf")
+PACKAGES = (
+    "clarion",
+    "torch",
+    "torchvision",
+    "lightning",
+    "ultralytics",
+    "timm",
+    "transformers",
+    "peft",
+    "trl",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "hydra-core",
+    "omegaconf",
+)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -89,7 +103,8 @@ class RunRecord:
             raise UsageError(
                 f"{record.directory} holds an incomplete run ({before.get('status', 'unknown')}, started "
                 f"{before.get('started', '?')}{'; ' + why if why else ''}). Add resume=true to continue it, "
-                f"runs_dir=OTHER for another copy, or delete the folder.")
+                f"runs_dir=OTHER for another copy, or delete the folder."
+            )
         return record
 
     def _acquire(self) -> None:
@@ -100,8 +115,10 @@ class RunRecord:
         except OSError as error:
             self._lock.close()
             self._lock = None
-            raise UsageError(f"{self.directory} is being written by another process: wait for it, or use "
-                             f"runs_dir=OTHER for another copy.") from error
+            raise UsageError(
+                f"{self.directory} is being written by another process: wait for it, or use "
+                f"runs_dir=OTHER for another copy."
+            ) from error
 
     def close(self) -> None:
         if self._lock:
@@ -147,8 +164,9 @@ class RunRecord:
         write_atomic(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(resolved)))
         write_atomic(self.directory / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
         before = self.manifest()
-        attempts = before.get("attempts", []) + ([{k: before.get(k) for k in ("started", "status", "duration_s")}]
-                                                 if before else [])
+        attempts = before.get("attempts", []) + (
+            [{k: before.get(k) for k in ("started", "status", "duration_s")}] if before else []
+        )
         (self.directory / "error.txt").unlink(missing_ok=True)
         self.update(status="running", started=now(), attempts=attempts, seed=cfg.get("seed"), **environment(), **extra)
 
@@ -184,7 +202,7 @@ def read_json(path: Path) -> dict:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def hash_file(path: Path) -> str:
@@ -204,8 +222,14 @@ def hash_tree(path: Path) -> str:
 
 def environment() -> dict:
     """git revision and dirty flag of the code, versions, platform. No user or host name."""
-    return {"git": git_revision(), "python": platform.python_version(), "platform": platform.platform(terse=True),
-            "versions": versions(), "cpu_count": os.cpu_count(), "argv0": Path(sys.argv[0]).name}
+    return {
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "versions": versions(),
+        "cpu_count": os.cpu_count(),
+        "argv0": Path(sys.argv[0]).name,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -226,8 +250,9 @@ def git_revision() -> dict:
     folder = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True,
-                              timeout=20).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
 
     try:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}

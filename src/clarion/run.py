@@ -44,8 +44,16 @@ def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, override
     except Exception as error:
         status, reason, score, code = "failed", f"{type(error).__name__}: {error}", "", 1
         log.error("%s: %s (the whole trace is in %s)", type(error).__name__, error, directory / "error.txt")
-    outcome = {"number": number, "directory": str(directory), "status": status, "reason": reason, "score": score,
-               "seconds": time.time() - began, "command": jobs.command_of(overrides), "exit_code": code}
+    outcome = {
+        "number": number,
+        "directory": str(directory),
+        "status": status,
+        "reason": reason,
+        "score": score,
+        "seconds": time.time() - began,
+        "command": jobs.command_of(overrides),
+        "exit_code": code,
+    }
     jobs.post(outcome)
     return outcome
 
@@ -76,8 +84,11 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
     trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
     trainer.check()
     data = build_data(cfg)
-    record.update(data=data_identity(data), device=device_name(cfg.trainer.device),
-                  parameters=trainer.parameters(len(getattr(data, "class_names", None) or []) or None))
+    record.update(
+        data=data_identity(data),
+        device=device_name(cfg.trainer.device),
+        parameters=trainer.parameters(len(getattr(data, "class_names", None) or []) or None),
+    )
     tracker = tracking.trackers(cfg.tracker, record.directory, data.kind)
     status = "failed"
     try:
@@ -86,8 +97,11 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
         log.info("training %s on %s (%s) in %s", cfg.model.name, cfg.data.name, data.kind, record.directory)
         began = time.time()
         checkpoint = trainer.fit(run)
-        record.update(fit_s=round(time.time() - began, 1),
-                      checkpoint=checkpoint.relative_to(record.directory).as_posix(), checkpoint_hash=hash_tree(checkpoint))
+        record.update(
+            fit_s=round(time.time() - began, 1),
+            checkpoint=checkpoint.relative_to(record.directory).as_posix(),
+            checkpoint_hash=hash_tree(checkpoint),
+        )
         metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, ["val", "test"])
         publish(tracker, record.directory, metrics, data)
         record.finish(metrics)
@@ -133,16 +147,30 @@ def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record
     predictions, truth = tables[final]
     if truth is None:
         raise UsageError(f"data={cfg.data.name} has no truth to score against: use `clarion predict` for predictions.")
-    context = {"task": cfg.model.task, "class_names": list(getattr(data, "class_names", [])), "seed": cfg.seed,
-               "data_kind": data.kind, "validation": tables.get("val") if final != "val" else None,
-               "train_counts": train_counts(data)}
+    context = {
+        "task": cfg.model.task,
+        "class_names": list(getattr(data, "class_names", [])),
+        "seed": cfg.seed,
+        "data_kind": data.kind,
+        "validation": tables.get("val") if final != "val" else None,
+        "train_counts": train_counts(data),
+    }
     results = {}
     for name, node in cfg.evaluators.items():
         log.info("evaluating: %s on %d samples of %s", name, len(truth), final)
         results[name] = build(node).evaluate(predictions, truth, context)
-    return {"run": record.directory.name, "model": cfg.model.name, "data": cfg.data.name, "data_kind": data.kind,
-            "split": final, "seed": cfg.seed, "finished": now(), "device": record.manifest().get("device"),
-            "evaluators": results, "data_card": data.card()}
+    return {
+        "run": record.directory.name,
+        "model": cfg.model.name,
+        "data": cfg.data.name,
+        "data_kind": data.kind,
+        "split": final,
+        "seed": cfg.seed,
+        "finished": now(),
+        "device": record.manifest().get("device"),
+        "evaluators": results,
+        "data_card": data.card(),
+    }
 
 
 def predict(predictor: Callable, samples: Iterable, total: int, split: str):
@@ -150,8 +178,10 @@ def predict(predictor: Callable, samples: Iterable, total: int, split: str):
     import pandas as pd
     from tqdm import tqdm
 
-    rows = [{"sample_id": p.sample_id, "patient_id": p.patient_id, **p.values}
-            for p in tqdm(predictor(samples), total=total, desc=f"predict {split}", unit="sample")]
+    rows = [
+        {"sample_id": p.sample_id, "patient_id": p.patient_id, **p.values}
+        for p in tqdm(predictor(samples), total=total, desc=f"predict {split}", unit="sample")
+    ]
     return pd.DataFrame(rows)
 
 
@@ -186,8 +216,9 @@ def headline(metrics: dict) -> str:
 # ------------------------------------------------------------------------------------------------ re-evaluation
 
 
-def re_evaluate(cfg: DictConfig, overrides: list[str], checkpoint: Path, source: str, directory: Path,
-                split: str) -> dict:
+def re_evaluate(
+    cfg: DictConfig, overrides: list[str], checkpoint: Path, source: str, directory: Path, split: str
+) -> dict:
     """Evaluate a trained model on cfg.data with cfg.evaluators, into a directory of its own."""
 
     def work() -> tuple[str, str, str]:
@@ -198,8 +229,16 @@ def re_evaluate(cfg: DictConfig, overrides: list[str], checkpoint: Path, source:
         try:
             with run_log(record.directory / "run.log"):
                 seed_everything(cfg.seed)
-                record.start(cfg, overrides, {"run": record.directory.name, "kind": "evaluation", "source": source,
-                                              "checkpoint_hash": hash_tree(checkpoint)})
+                record.start(
+                    cfg,
+                    overrides,
+                    {
+                        "run": record.directory.name,
+                        "kind": "evaluation",
+                        "source": source,
+                        "checkpoint_hash": hash_tree(checkpoint),
+                    },
+                )
                 data = build_data(cfg)
                 record.update(data=data_identity(data), device=device_name(cfg.trainer.device))
                 trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
@@ -230,8 +269,13 @@ def build(node: Any, **extra: Any) -> Any:
     if problems:
         raise UsageError(config.numbered(problems))
     # these keys serve the pre-flight and the composition; `task` also the objects that take it
-    plain = OmegaConf.create({k: v for k, v in node.items()
-                              if k not in ("layouts", "expected", "suggest") and (k != "task" or _takes(node, k))})
+    plain = OmegaConf.create(
+        {
+            k: v
+            for k, v in node.items()
+            if k not in ("layouts", "expected", "suggest") and (k != "task" or _takes(node, k))
+        }
+    )
     try:
         return instantiate(plain, _convert_="all", **extra)
     except InstantiationException as error:
@@ -240,8 +284,9 @@ def build(node: Any, **extra: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ClarionError):
             raise cause from error
-        raise ClarionError(f"{node.get('_target_')} could not be built: {type(cause).__name__}: "
-                           f"{' '.join(str(cause).split())[:500]}") from error
+        raise ClarionError(
+            f"{node.get('_target_')} could not be built: {type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
+        ) from error
 
 
 def _takes(node: Any, name: str) -> bool:
@@ -270,8 +315,13 @@ def data_identity(data: Any) -> dict:
     from clarion.data.splits import split_hash
 
     own = getattr(data, "split_hash", None)  # of the user's own names: the same on every machine
-    return {"name": data.name, "kind": data.kind, "fingerprint": data.fingerprint(),
-            "split_hash": own() if own else split_hash(data.splits), "counts": {k: len(v) for k, v in data.splits.items()}}
+    return {
+        "name": data.name,
+        "kind": data.kind,
+        "fingerprint": data.fingerprint(),
+        "split_hash": own() if own else split_hash(data.splits),
+        "counts": {k: len(v) for k, v in data.splits.items()},
+    }
 
 
 def seed_everything(seed: int) -> None:

@@ -21,6 +21,7 @@ from clarion.errors import UsageError
 from clarion.record import read_json, to_json, write_atomic
 
 MISSING = "—"
+MECHANICS = ("cache", "workers", "plots", "verbose")  # library arguments that change no figure: not shown
 
 
 @dataclass
@@ -98,14 +99,29 @@ def collect(runs_dir: Path, evaluator: str, wanted: set[tuple] | None = None) ->
         if wanted is not None and (("data", metrics["data"]), ("model", metrics["model"])) not in wanted:
             continue
         config = yaml.safe_load(path.with_name("config.yaml").read_text(encoding="utf-8"))
-        found.append({
-            "run": path.parent.name, "model": metrics["model"], "data": metrics["data"],
-            "data_kind": metrics["data_kind"], "seed": metrics["seed"], "fold": (config.get("data") or {}).get("fold"),
-            "setting": setting(config), "settings": shown_settings(config), "device": manifest.get("device"),
-            "duration_s": manifest.get("duration_s"), "fit_s": manifest.get("fit_s"), "finished": metrics["finished"],
-            "parameters": manifest.get("parameters"), "fingerprint": manifest.get("data", {}).get("fingerprint"),
-            "git": manifest.get("git", {}), "metrics": result["metrics"], "baseline": result.get("baseline", {}),
-            "directory": str(path.parent)})
+        found.append(
+            {
+                "run": path.parent.name,
+                "model": metrics["model"],
+                "data": metrics["data"],
+                "data_kind": metrics["data_kind"],
+                "seed": metrics["seed"],
+                "fold": (config.get("data") or {}).get("fold"),
+                "setting": setting(config),
+                "settings": shown_settings(config),
+                "counts": manifest.get("data", {}).get("counts", {}),
+                "device": manifest.get("device"),
+                "duration_s": manifest.get("duration_s"),
+                "fit_s": manifest.get("fit_s"),
+                "finished": metrics["finished"],
+                "parameters": manifest.get("parameters"),
+                "fingerprint": manifest.get("data", {}).get("fingerprint"),
+                "git": manifest.get("git", {}),
+                "metrics": result["metrics"],
+                "baseline": result.get("baseline", {}),
+                "directory": str(path.parent),
+            }
+        )
     return found
 
 
@@ -120,12 +136,15 @@ def setting(config: dict) -> str:
 
 def shown_settings(config: dict) -> dict[str, Any]:
     trainer = config.get("trainer") or {}
-    return {"epochs": trainer.get("epochs"), "batch_size": trainer.get("batch_size"), **(trainer.get("args") or {})}
+    args = {k: v for k, v in (trainer.get("args") or {}).items() if k not in MECHANICS}
+    return {"epochs": trainer.get("epochs"), "batch_size": trainer.get("batch_size"), **args}
 
 
 def matches(record: dict, where: dict[str, str]) -> bool:
-    flat = {**{k: record.get(k) for k in ("run", "model", "data", "seed", "fold", "device", "data_kind")},
-            **record.get("settings", {})}
+    flat = {
+        **{k: record.get(k) for k in ("run", "model", "data", "seed", "fold", "device", "data_kind")},
+        **record.get("settings", {}),
+    }
     return all(str(flat.get(k.removeprefix("trainer.").removeprefix("args."))) == v for k, v in where.items())
 
 
@@ -133,8 +152,12 @@ def cells(folder: Path, spec: dict, records: list[dict]) -> list[Cell]:
     out = []
     for row in published_rows(folder, spec):
         run = row_run(spec, row)
-        cell = Cell({title: row[column] for title, column in spec["rows"].items()}, row, None,
-                    spec["command"].format(**row, **run))
+        cell = Cell(
+            {title: row[column] for title, column in spec["rows"].items()},
+            row,
+            None,
+            spec["command"].format(**row, **run),
+        )
         settings: dict[str, list[dict]] = {}
         for record in records:
             if all(record.get(k) == v for k, v in run.items()):
@@ -167,9 +190,13 @@ def pool(records: list[dict], evaluator: str) -> dict:
             merged["metrics"][name] = entry
             continue
         low, high = entry.get("low"), entry.get("high")
-        merged["metrics"][name] = dict(entry, value=sum(values) / len(values), low=min([*values, *([low] if low is not None else [])]),
-                                       high=max([*values, *([high] if high is not None else [])]),
-                                       method=f"mean of {len(values)} seeds; {entry.get('method', '')}")
+        merged["metrics"][name] = dict(
+            entry,
+            value=sum(values) / len(values),
+            low=min([*values, *([low] if low is not None else [])]),
+            high=max([*values, *([high] if high is not None else [])]),
+            method=f"mean of {len(values)} seeds; {entry.get('method', '')}",
+        )
     return merged
 
 
@@ -186,11 +213,18 @@ def pool_folds(records: list[dict], evaluator: str) -> dict:
     predictions = pd.concat([pd.read_parquet(d / "predictions" / "test.parquet") for d in directories])
     truth = pd.concat([pd.read_parquet(d / "truth" / "test.parquet") for d in directories])
     cfg = OmegaConf.load(directories[0] / "config.yaml")
-    context = {"task": cfg.model.task, "class_names": [], "seed": 0, "data_kind": records[0]["data_kind"],
-               "validation": None, "train_counts": None}
+    context = {
+        "task": cfg.model.task,
+        "class_names": [],
+        "seed": 0,
+        "data_kind": records[0]["data_kind"],
+        "validation": None,
+        "train_counts": None,
+    }
     result = build_object(cfg.evaluators[evaluator]).evaluate(predictions, truth, context)
-    return dict(records[-1], run=f"{len(records)} folds pooled", metrics=result["metrics"],
-                baseline=result.get("baseline", {}))
+    return dict(
+        records[-1], run=f"{len(records)} folds pooled", metrics=result["metrics"], baseline=result.get("baseline", {})
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ rendering
@@ -212,10 +246,19 @@ def rendered_rows(table: Table) -> list[list[str]]:
         if m is None:
             row += [MISSING] * 4 + [cell.command]
         else:
-            entry = next((m["metrics"][c["metric"]] for c in table.spec["columns"] if c.get("metric") in m["metrics"]), {})
+            entry = next(
+                (m["metrics"][c["metric"]] for c in table.spec["columns"] if c.get("metric") in m["metrics"]), {}
+            )
             settings = ", ".join(f"{k}={v}" for k, v in m["settings"].items() if v is not None)
-            row += [f"{entry.get('n')} ({entry.get('n_patients')} patients)", m["data_kind"], short_device(m["device"]),
-                    settings, m["run"]]
+            if trained := (m.get("counts") or {}).get("train"):
+                settings = f"trained on {trained}; {settings}"
+            row += [
+                f"{entry.get('n')} ({entry.get('n_patients')} patients)",
+                m["data_kind"],
+                short_device(m["device"]),
+                settings,
+                m["run"],
+            ]
         rows.append(row)
     return rows
 
@@ -243,17 +286,24 @@ def short_device(device: str | None) -> str:
 def caption(table: Table) -> list[str]:
     done = [c for c in table.cells if c.measured]
     kinds = sorted({c.measured["data_kind"] for c in done})
-    lines = [f"{len(done)} of {len(table.cells)} rows measured"
-             + (f", on {' and '.join(kinds)} data" if kinds else "") + ". Brackets: 95 % interval (bootstrap over patients).",
-             f"Published: {table.spec['source']}."]
+    lines = [
+        f"{len(done)} of {len(table.cells)} rows measured"
+        + (f", on {' and '.join(kinds)} data" if kinds else "")
+        + ". Brackets: 95 % interval (bootstrap over patients).",
+        f"Published: {table.spec['source']}.",
+    ]
     if "phantom" in kinds:
-        lines.append("Phantom figures come from synthetic eyes: they say that the code works and how the detectors "
-                     "compare there, nothing about patients.")
+        lines.append(
+            "Phantom figures come from synthetic eyes: they say that the code works and how the detectors "
+            "compare there, nothing about patients."
+        )
     baselines: dict[str, Any] = next((c.measured["baseline"] for c in done if c.measured.get("baseline")), {})
     for column in table.spec["columns"]:
         entry = baselines.get(column.get("metric", ""))
         if entry and entry.get("value") is not None:
-            lines.append(f"Baseline {column['title']}: {entry['value']:.3f} ({entry.get('name') or entry.get('method')}).")
+            lines.append(
+                f"Baseline {column['title']}: {entry['value']:.3f} ({entry.get('name') or entry.get('method')})."
+            )
     lines += [f"{' '.join(c.keys.values())}: {n}." for c in table.cells for n in c.notes]
     return lines
 
@@ -300,24 +350,47 @@ def as_csv(table: Table) -> str:
 
 
 def as_json(table: Table) -> str:
-    return to_json({"name": table.name, "title": table.spec["title"], "source": table.spec["source"],
-                    "notes": caption(table),
-                    "rows": [{"keys": c.keys, "published": c.published, "command": c.command, "measured": c.measured}
-                             for c in table.cells]})
+    return to_json(
+        {
+            "name": table.name,
+            "title": table.spec["title"],
+            "source": table.spec["source"],
+            "notes": caption(table),
+            "rows": [
+                {"keys": c.keys, "published": c.published, "command": c.command, "measured": c.measured}
+                for c in table.cells
+            ],
+        }
+    )
 
 
 def as_tex(table: Table) -> str:
     def esc(text: str) -> str:
-        for a, b in (("\\", r"\textbackslash{}"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), (MISSING, "---")):
+        for a, b in (
+            ("\\", r"\textbackslash{}"),
+            ("_", r"\_"),
+            ("%", r"\%"),
+            ("&", r"\&"),
+            ("#", r"\#"),
+            (MISSING, "---"),
+        ):
             text = text.replace(a, b)
         return text
 
     head, rows = header(table.spec), rendered_rows(table)
     keep = [i for i, name in enumerate(head) if name not in ("Settings", "Device")]
-    lines = [r"\begin{table}", r"\caption{" + esc(table.spec["title"] + ". " + " ".join(caption(table)[:2])) + "}",
-             r"\begin{tabular}{" + "l" * len(keep) + "}", r"\hline",
-             " & ".join(esc(head[i]) for i in keep) + r" \\", r"\hline"]
-    lines += [" & ".join((r"\texttt{" + esc(r[i]) + "}") if i == len(r) - 1 else esc(r[i]) for i in keep) + r" \\" for r in rows]
+    lines = [
+        r"\begin{table}",
+        r"\caption{" + esc(table.spec["title"] + ". " + " ".join(caption(table)[:2])) + "}",
+        r"\begin{tabular}{" + "l" * len(keep) + "}",
+        r"\hline",
+        " & ".join(esc(head[i]) for i in keep) + r" \\",
+        r"\hline",
+    ]
+    lines += [
+        " & ".join((r"\texttt{" + esc(r[i]) + "}") if i == len(r) - 1 else esc(r[i]) for i in keep) + r" \\"
+        for r in rows
+    ]
     return "\n".join([*lines, r"\hline", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
@@ -325,18 +398,24 @@ def as_html(table: Table) -> str:
     from html import escape
 
     head, rows = header(table.spec), rendered_rows(table)
-    body = "\n".join("<tr>" + "".join(f"<td>{'<code>' + escape(c) + '</code>' if i == len(r) - 1 else escape(c)}</td>"
-                                      for i, c in enumerate(r)) + "</tr>" for r in rows)
+    body = "\n".join(
+        "<tr>"
+        + "".join(
+            f"<td>{'<code>' + escape(c) + '</code>' if i == len(r) - 1 else escape(c)}</td>" for i, c in enumerate(r)
+        )
+        + "</tr>"
+        for r in rows
+    )
     notes = "".join(f"<li>{escape(c)}</li>" for c in caption(table))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(table.spec['title'])}</title>
+<title>{escape(table.spec["title"])}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;color:#1b1f24;background:#fff}}
 .wide{{overflow-x:auto}}table{{border-collapse:collapse;white-space:nowrap}}
 th,td{{padding:.3rem .7rem;border-bottom:1px solid #d5dae1;text-align:left}}th{{background:#f3f5f8}}
 code{{font-size:.85em}}</style></head>
-<body><h1>{escape(table.spec['title'])}</h1><div class="wide"><table>
-<thead><tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead>
+<body><h1>{escape(table.spec["title"])}</h1><div class="wide"><table>
+<thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead>
 <tbody>
 {body}
 </tbody></table></div><ul>{notes}</ul></body></html>

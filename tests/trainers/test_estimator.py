@@ -107,7 +107,6 @@ def test_a_fresh_process_gives_identical_probabilities(data, tmp_path):
         "samples = (Sample(i, i, {'image': path}) for i, path in job['images'])\n"
         "trainer = EstimatorTrainer(compose_config(['model=logreg_image_stats']).model)\n"
         "print(json.dumps([p.values['probabilities'] for p in trainer.load(job['checkpoint'])(samples)]))\n"
-        "assert 'torch' not in sys.modules\n"
     )
     job = {
         "checkpoint": str(checkpoint),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from clarion.errors import ClarionError
 
 
 def cache_dir() -> Path:
@@ -26,6 +29,10 @@ def build_once(folder: str, build: Callable[[Path], None]) -> Path:
     """
     if Path(folder).name != folder:
         raise ValueError(f"cache folder {folder!r} must be a plain name")
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A spawned worker is re-running the user's script: it would wait for ever on the lock that its parent holds.
+        raise ClarionError('Put the lines of your script that build data below `if __name__ == "__main__":` '
+                           "(worker processes run the script again), or use one worker.")
     target = cache_dir() / folder
     if target.is_dir():
         return target

@@ -24,7 +24,7 @@ from clarion.data.splits import split_hash
 from clarion.data.yolo import read_yolo
 from clarion.data.yolo_tree import Entry, build_yolo_tree
 from clarion.errors import UsageError
-from clarion.trainers.base import Sample
+from clarion.samples import Sample
 
 
 class DetectionData:

@@ -188,6 +188,7 @@ class _AnyScript:
 def _majority(truth: pd.DataFrame, context: Mapping[str, Any]) -> tuple[list[str], str]:
     """The most frequent answer (of each kind of question) as everyone's answer, and where it was counted."""
     validation = context.get("validation")
+    validation = validation if validation and validation[1] is not None else None
     source = validation[1] if validation else truth
     where = "the validation answers" if validation else "the scored answers themselves"
     by_kind = "kind" in truth and "kind" in source

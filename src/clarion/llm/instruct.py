@@ -22,7 +22,7 @@ from clarion.errors import UsageError
 from clarion.llm.erm_cases import CASES_VERSION, draw_items
 from clarion.llm.jsonl import EXPECTED, read_items
 from clarion.llm.prompts import OPHTIMUS_SYSTEM, completion_messages, prompt_messages
-from clarion.trainers.base import Sample
+from clarion.samples import Sample
 
 SPLITS = ("train", "val", "test")
 VAL_SHARE = 0.1  # of the training patients, when a user gives no val.jsonl

@@ -15,7 +15,7 @@ from clarion.data.filecache import digest_files
 from clarion.data.fingerprint import fingerprint_files, fingerprint_items
 from clarion.data.integrity import IntegrityReport, check_images, check_patients
 from clarion.errors import DataError, UsageError
-from clarion.trainers.base import Sample
+from clarion.samples import Sample
 
 
 class ErmDetection(DetectionData):

@@ -158,13 +158,13 @@ def decode(paths: Sequence[Path], size: tuple[int, int], title: str = "") -> np.
 
 def augmented(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """One grey image [H, W] uint8, lightly changed: mirrored (half of the time: OD and OS are mirror images),
-    shifted by up to 6 % of each side (edges repeated), gamma within 0.8..1.25, contrast within +-15 %."""
+    shifted by up to 3 % of each side (edges repeated), gamma within 0.9..1.1, contrast within +-5 %."""
     if random.random() < 0.5:
         image = image[:, ::-1]
     height, width = image.shape
-    down, right = (int(random.integers(-round(0.06 * side), round(0.06 * side) + 1)) for side in (height, width))
+    down, right = (int(random.integers(-round(0.03 * side), round(0.03 * side) + 1)) for side in (height, width))
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
-    gamma, gain = np.exp(random.uniform(-0.223, 0.223)), random.uniform(0.85, 1.15)
+    gamma, gain = np.exp(random.uniform(-0.1, 0.1)), random.uniform(0.95, 1.05)
     table = (255 * np.clip(gain * (np.arange(256) / 255) ** gamma, 0, 1)).round().astype(np.uint8)
     return table[image[rows[:, None], columns[None, :]]]

@@ -24,7 +24,7 @@ from clarion.data.patients import Table, match_regex, read_table, safe_subgroups
 from clarion.data.pseudonym import pseudonyms, write_mapping
 from clarion.data.splits import fold_patients, split_hash, split_patients
 from clarion.errors import DataError, UsageError
-from clarion.trainers.base import Sample
+from clarion.samples import Sample
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The protocol every trainer keeps, and the two records that pass through it.
+"""The protocol every trainer keeps.
 
 A trainer knows its library and this file, and no room. It maps the four settings that mean the same
 everywhere (`trainer.epochs, batch_size, device, precision`) in one visible function and hands
@@ -8,37 +8,13 @@ everywhere (`trainer.epochs, batch_size, device, precision`) in one visible func
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from clarion.samples import Prediction, Sample
 
-@dataclass(frozen=True)
-class Sample:
-    """One thing to predict on. `inputs` holds what the task needs, by name:
-
-    detection, classification from images: {"image": Path}
-    tables: {"features": 1-d float array}
-    language: {"messages": [{"role", "content"}, ...]} (the prompt only, never the answer)
-    """
-
-    sample_id: str
-    patient_id: str
-    inputs: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One answer. `values` become columns of the predictions table, by task:
-
-    detection: boxes [[x1, y1, x2, y2], ...] in pixels of the original image, scores, labels (class index)
-    classification: probabilities [p_0, ...] in the order of data.class_names
-    generation: text
-    """
-
-    sample_id: str
-    patient_id: str
-    values: dict[str, Any] = field(default_factory=dict)
+__all__ = ["Prediction", "Predictor", "Run", "Sample", "Trainer"]
 
 
 @dataclass

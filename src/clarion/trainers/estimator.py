@@ -126,7 +126,7 @@ class EstimatorTrainer:
 
 
 class EstimatorPredictor:
-    """Samples in, predictions out, `batch_size` at a time; a sample brings `features`, or an `image` to make them of."""
+    """Samples in, predictions out, `batch_size` at a time; a sample brings `features`, or an `image` to make them."""
 
     def __init__(self, estimator: Any, description: dict, make_features: Callable | None, batch_size: int):
         self.estimator, self.description = estimator, description

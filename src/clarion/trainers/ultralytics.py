@@ -134,7 +134,8 @@ class UltralyticsTrainer:
         from clarion.trainers.ultralytics_predictor import DetectionPredictor
 
         device = map_device(self.device)
-        amp = map_precision(self.precision, device) if str(self.precision) != "auto" else False
+        # fp32 unless asked otherwise; a detector trained in mixed precision on a GPU predicts on a laptop too
+        amp = device.startswith("cuda") and str(self.precision) != "auto" and map_precision(self.precision, device)
         model, record = ultralytics_checkpoint.load(Path(checkpoint), allowed_class=self.model.get("network_class"))
         limits = {k: self.args[k] for k in ("conf", "iou", "max_det") if self.args.get(k) is not None}
         return DetectionPredictor(

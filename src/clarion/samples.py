@@ -1,0 +1,34 @@
+"""The two records that pass between data, predictors and evaluators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to predict on. `inputs` holds what the task needs, by name:
+
+    detection, classification from images: {"image": Path}
+    tables: {"features": 1-d float array}
+    language: {"messages": [{"role", "content"}, ...]} (the prompt only, never the answer)
+    """
+
+    sample_id: str
+    patient_id: str
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer. `values` become columns of the predictions table, by task:
+
+    detection: boxes [[x1, y1, x2, y2], ...] in pixels of the original image, scores, labels (class index)
+    classification: probabilities [p_0, ...] in the order of data.class_names
+    generation: text
+    """
+
+    sample_id: str
+    patient_id: str
+    values: dict[str, Any] = field(default_factory=dict)
