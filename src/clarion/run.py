@@ -261,24 +261,32 @@ def re_evaluate(
 
 
 def build(node: Any, **extra: Any) -> Any:
-    """The one place that instantiates a config. Hydra hides the cause of a failure; this names it."""
+    """The one place that instantiates a config. Hydra hides the cause of a failure; this names it.
+
+    extra: further arguments; configs among them (a trainer's `model`) arrive as plain dicts, nothing in them built.
+    """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    problems = config.target_problems(OmegaConf.to_container(node, resolve=True))
-    if problems:
+    resolved = OmegaConf.to_container(node, resolve=True)  # while it still hangs in the whole config
+    if problems := config.target_problems(resolved):
         raise UsageError(config.numbered(problems))
     # these keys serve the pre-flight and the composition; `task` also the objects that take it
     plain = OmegaConf.create(
         {
             k: v
-            for k, v in node.items()
+            for k, v in resolved.items()
             if k not in ("layouts", "expected", "suggest") and (k != "task" or _takes(node, k))
         }
     )
+    extra = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in extra.items()}
+    if problems := config.target_problems(extra):
+        raise UsageError(config.numbered(problems))
     try:
-        return instantiate(plain, _convert_="all", **extra)
-    except InstantiationException as error:
+        return instantiate(plain, _convert_="all", _partial_=True)(**extra)
+    except ClarionError:
+        raise
+    except (InstantiationException, TypeError) as error:
         cause = error.__cause__ or error
         while not isinstance(cause, ClarionError) and cause.__cause__ is not None:
             cause = cause.__cause__

@@ -114,9 +114,7 @@ class EstimatorTrainer:
 
     def _build(self) -> Any:
         """The estimator of the config, its random_state (where it has one) set to the run's seed."""
-        node = self.model["estimator"]
-        # Hydra builds nested nodes before the trainer unless it is told not to; both ways are fine here.
-        estimator = instantiate(node, _convert_="all") if isinstance(node, dict) else node
+        estimator = instantiate(self.model["estimator"], _convert_="all")
         if not hasattr(estimator, "fit") or not hasattr(estimator, "predict_proba"):
             raise UsageError(
                 f"model.estimator builds a {type(estimator).__name__}, which has no fit and predict_proba."

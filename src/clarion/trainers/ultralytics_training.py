@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.utils.torch_utils import unwrap_model
 
@@ -27,11 +28,14 @@ class RecordedDetectionTrainer(DetectionTrainer):
 
     def __init__(self, run: Run, network: dict[str, Any], overrides: dict[str, Any]):
         self.run, self.network = run, network
+        self.threads = torch.get_num_threads()  # the library goes down to one when it seeds
         super().__init__(overrides=overrides)
 
     def run_callbacks(self, event: str) -> None:
         """Only the two things recorded here happen; the library's integrations (trackers, cloud, statistics) do not."""
-        if event == "on_fit_epoch_end":
+        if event == "on_train_start":
+            torch.set_num_threads(self.threads)
+        elif event == "on_fit_epoch_end":
             self.run.tracker.log(self.epoch_metrics(), step=self.epoch + 1)
         elif event == "on_model_save" and self.best_fitness == self.fitness:
             checkpoint.save(self.run.checkpoints / "best", self.ema.ema, self.description())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-BRIDGE_UM = 300.0  # gaps an annotator draws over
-SPECK_UM = 300.0  # runs nobody would box
-MARGIN_PX = 10.0
-DEFORMED_UM = 50.0  # superficial retina shown inside the box
+BRIDGE_UM = 1000.0  # gaps an annotator draws over
+SPECK_UM = 600.0  # runs nobody would box
+MARGIN_PX = 14.0
+DEFORMED_UM = 120.0  # inner retina shown inside the box: what the membrane pulls on
 
 
 def runs(presence: np.ndarray, bridge: int = 0, shortest: int = 1) -> list[tuple[int, int]]:
@@ -26,9 +26,9 @@ def draw_boxes(presence: np.ndarray, membrane: np.ndarray, surfaces: np.ndarray,
                axial_um: float, lateral_um: float) -> np.ndarray:  # fmt: skip
     """Boxes float32 [n, 4] x1, y1, x2, y2 in px, one per ERM run, inside the picture.
 
-    Height: from the membrane to the superficial retina it deforms (RNFL, at most DEFORMED_UM), plus MARGIN_PX.
+    Height: from the membrane to the inner retina it deforms (down to IPL/INL, at most DEFORMED_UM), plus MARGIN_PX.
     """
-    deepest = np.minimum(surfaces[1], surfaces[0] + DEFORMED_UM / axial_um)
+    deepest = np.minimum(surfaces[2], surfaces[0] + DEFORMED_UM / axial_um)
     boxes = []
     for start, end in runs(presence, round(BRIDGE_UM / lateral_um), round(SPECK_UM / lateral_um)):
         top, bottom = membrane[start:end].min() - MARGIN_PX, deepest[start:end].max() + MARGIN_PX

@@ -29,6 +29,9 @@ Lines = list[tuple[str, int]]
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY]
 
 
+MACULA_MM = 2.2
+
+
 def eye_seed(seed: int, split: str, k: int) -> int:
     """Seed of eye `k` of `split` in the data set of `seed`: one to one, so that no eye comes twice."""
     if split not in SPLITS or not 0 <= k < _EYES_PER_SPLIT or seed < 0:
@@ -39,11 +42,18 @@ def eye_seed(seed: int, split: str, k: int) -> int:
 
 
 def spread_lines(eye: Eye, count: int) -> Lines:
-    """`count` of the eye's lines, half per direction, one from each stretch of the raster, drawn by the eye's seed."""
+    """`count` of the eye's lines, half per direction, one from each stretch of the macula, drawn by the eye's seed.
+
+    The macula here: MACULA_MM around the raster's centre, where graders look for membranes; more lines than that
+    holds are drawn from the whole raster.
+    """
+    lines = range(eye.geometry.lines)
+    macular = [n for n in lines if abs(eye.geometry.line_position_mm(n)) <= MACULA_MM]
+    usable = macular if count - count // 2 <= len(macular) else list(lines)
     rng = np.random.default_rng([eye.seed, 17])
     chosen: Lines = []
     for direction, share in zip(DIRECTIONS, (count - count // 2, count // 2), strict=True):
-        stretches = np.array_split(np.arange(eye.geometry.lines), share) if share else []
+        stretches = np.array_split(np.array(usable), share) if share else []
         chosen += [(direction, int(rng.choice(stretch))) for stretch in stretches]
     return chosen
 
