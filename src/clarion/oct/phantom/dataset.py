@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process, get_context, get_start_method
 from pathlib import Path
 
 import cv2
@@ -126,7 +126,9 @@ def _write(folder: Path, eyes, bscans_per_eye: int, seed: int, workers: int | No
 def _run(job: Callable, jobs: list, workers: int | None):
     """Results in the order of `jobs`, whatever the number of processes."""
     workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers <= 1 or current_process().daemon:  # a daemon (a pool's worker) may not start processes of its own
+    # Neither a daemon (a pool's worker) nor a worker of joblib (start method "loky") can start processes of its own.
+    nested = current_process().daemon or get_start_method(allow_none=True) not in (None, "fork", "spawn", "forkserver")
+    if workers <= 1 or nested:
         yield from map(job, jobs)
         return
     # spawn: safe after torch or CUDA were loaded in the parent, and the same on every platform
