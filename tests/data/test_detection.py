@@ -321,7 +321,7 @@ def test_tables_that_link_out_or_are_no_tables(folder, tmp_path):
         (folder / "samples.csv").write_text(text)
         with pytest.raises(DataError, match=message) as caught:
             DetectionData("s", root=str(folder), class_names=["erm"]).prepare()
-        assert "train0_0" not in getattr(caught.value, "recorded", "")
+        assert "train0_0" not in (caught.value.recorded or "")
 
 
 # ------------------------------------------------------------------------------------------------------- COCO

@@ -208,7 +208,9 @@ def test_gains_follow_image_size_levels_classes_and_the_trainers_arguments(small
     model = copy.copy(small)
     model.args = args
     loss = YOLOv5Loss(model)
-    assert (loss.box_gain, loss.object_gain, loss.class_gain) == pytest.approx((0.05, 0.25, 0.5 * 2 / 80))
+    assert (loss.box_gain, loss.object_gain, loss.class_gain) == pytest.approx((0.05, 1.0, 0.5 * 2 / 80))
+    args.imgsz = 1280
+    assert YOLOv5Loss(model).object_gain == pytest.approx(4.0)
     args.box, args.cls = 2 * DEFAULT_CFG.box, 3 * DEFAULT_CFG.cls
     loss = YOLOv5Loss(model)
     assert (loss.box_gain, loss.class_gain) == pytest.approx((0.1, 1.5 * 2 / 80))
@@ -237,7 +239,8 @@ def test_fuse_half_deepcopy_and_ema_keep_the_network(small):
 def test_anchors_are_kept_where_they_fit_and_fitted_where_they_do_not(small):
     rng = np.random.default_rng(0)
     model = copy.deepcopy(small)
-    assert not model.model[-1].adapt(rng.uniform(20, 200, (300, 2)))
+    coco = np.array(COCO_ANCHORS).reshape(-1, 2)[rng.integers(0, 9, 300)] * rng.uniform(0.95, 1.05, (300, 2))
+    assert not model.model[-1].adapt(coco)
     assert model.model[-1].anchors.tolist() == [[list(map(float, a)) for a in level] for level in COCO_ANCHORS]
     flat = np.stack((rng.uniform(300, 600, 300), rng.uniform(4, 12, 300)), 1)  # membranes: long and thin
     before = best_possible_recall(flat, model.model[-1].anchors.reshape(-1, 2).numpy())
