@@ -331,7 +331,9 @@ def test_wandb_sends_no_real_images_rows_or_identifiers(tmp_path, caplog):
     assert not [path for path in files if path.suffix == ".png"]
     (run_file,) = [path for path in files if path.suffix == ".wandb"]
     content = finished(run_file).read_bytes() + b"".join(path.read_bytes() for path in files if "media" in path.parts)
-    for secret in (b"hong_gildong", b"a private sentence", os.uname().nodename.encode()):
+    host = os.uname().nodename.encode()
+    secrets = [b"hong_gildong", b"a private sentence", *([host] if len(host) > 5 else [])]  # "vm" is in any binary file
+    for secret in secrets:
         assert secret not in content
     config, history, *_ = read_wandb(tmp_path / "run")
     assert config["data"] == {"root": "<local path>"}

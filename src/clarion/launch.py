@@ -182,13 +182,10 @@ def merge_overrides(recorded: list[str], new: list[str]) -> list[str]:
         return text.partition("=")[0].lstrip("+~")
 
     replaced = {key(n) for n in new}
-    kept = [
-        r
-        for r in recorded
-        if key(r) not in replaced
-        and key(r) not in ("resume", "runs_dir")
-        and not any(key(r).startswith(g + ".") for g in replaced if g in ("data", "evaluator"))
-    ]
+    dropped = {"resume", "runs_dir", *replaced}
+    prefixes = {"data": "data.", "evaluator": "evaluators."}
+    below = tuple(prefix for group, prefix in prefixes.items() if group in replaced)
+    kept = [r for r in recorded if key(r) not in dropped and not key(r).startswith(below or ("\0",))]
     return kept + new
 
 

@@ -114,7 +114,8 @@ class EstimatorTrainer:
 
     def _build(self) -> Any:
         """The estimator of the config, its random_state (where it has one) set to the run's seed."""
-        estimator = instantiate(self.model["estimator"], _convert_="all")
+        node = self.model["estimator"]  # a config, or (without a config, from Python) the estimator itself
+        estimator = instantiate(node, _convert_="all") if isinstance(node, dict) else node
         if not hasattr(estimator, "fit") or not hasattr(estimator, "predict_proba"):
             raise UsageError(
                 f"model.estimator builds a {type(estimator).__name__}, which has no fit and predict_proba."
