@@ -57,6 +57,6 @@ def adapt_anchors(anchors: torch.Tensor, sizes: np.ndarray, seed: int = 0) -> bo
     nearer = after >= before and fitted_misfit - 1 < BETTER * (misfit - 1)
     if not (further or nearer) or np.allclose(own, fitted):
         return False
-    log.info("anchors fitted to the data: reach %.3f -> %.3f, misfit %.2f -> %.2f", before, after, misfit, fitted_misfit)
+    log.info("anchors fitted: reach %.3f -> %.3f, misfit %.2f -> %.2f", before, after, misfit, fitted_misfit)
     anchors.copy_(torch.from_numpy(fitted).to(anchors).view_as(anchors))
     return True
