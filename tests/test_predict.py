@@ -15,7 +15,7 @@ from clarion.oct.phantom import make_eye
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The shipped start weights, as good as untrained further: one epoch over four eyes at a rate that changes nothing."""
+    """The shipped start weights: one epoch over four eyes at a rate that changes nothing."""
     runs = tmp_path_factory.mktemp("runs")
     argv = ["model=yolo11n", "model.weights=shipped:yolo11n_erm_phantom", "data=erm_demo", "trainer.epochs=1",
             "data.eyes.train=4", "data.eyes.val=4", "data.eyes.test=6", "trainer.args.imgsz=192",

@@ -355,7 +355,7 @@ def device_name(device: str) -> str:
         model = next((l.split(":", 1)[1].strip() for l in lines if l.startswith("model name")), model)
     except OSError:
         pass
-    return f"{model}, {jobs.default_threads()} threads"
+    return f"{model}, {torch.get_num_threads()} threads"
 
 
 class run_log:
