@@ -151,7 +151,6 @@ def test_a_leaking_split_is_refused_with_the_list(finished, tmp_path, capsys):
 
 
 def test_evaluate_a_run_on_other_data_and_a_bare_checkpoint(finished, tmp_path, capsys):
-    other = ["data=erm_demo", "data.eyes.train=0", "data.eyes.val=2", "data.eyes.test=4", "data.phantom_seed=5"]
     root = phantom_copy(finished, tmp_path / "mine")
     assert launch.evaluate([f"run={finished}", "data=yolo_folder", f"data.root={root}", f"runs_dir={tmp_path}"]) == 0
     evaluation = next(tmp_path.glob("eval-yolo11n-yolo_folder-*"))
@@ -161,7 +160,6 @@ def test_evaluate_a_run_on_other_data_and_a_bare_checkpoint(finished, tmp_path, 
     )
     assert there == pytest.approx(here, abs=1e-6), "the same eyes through another reader must score the same"
     assert (evaluation / "report.html").is_file() and read_json(evaluation / "manifest.json")["source"] == finished.name
-    del other
     code = launch.evaluate([f"run={finished / 'checkpoints' / 'best'}", *TINY, f"runs_dir={tmp_path / 'bare'}"])
     assert code == 0
     capsys.readouterr()
