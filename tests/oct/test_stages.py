@@ -137,7 +137,7 @@ def test_a_leaking_split_is_refused_with_the_patient(tmp_path):
     for path in sorted(tmp_path.glob("*/*/*.png")):
         rows.append(f"{path.relative_to(tmp_path)},{path.name[:5]}")
     (tmp_path / "samples.csv").write_text("\n".join(rows), encoding="utf-8")
-    with pytest.raises(DataError, match="same patient is in two splits.*kim\d\d in"):
+    with pytest.raises(DataError, match=r"same patient is in two splits.*kim\d\d in"):
         BscanStages("mine", root=str(tmp_path)).check()
 
 
