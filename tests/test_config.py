@@ -42,7 +42,7 @@ def test_a_misspelt_option_behind_a_misspelt_group_is_named_too():
     ("resume=maybe", "true or false"),
     ("data.root=/no/such/folder", "no such folder"), ("epochs", "not of the form key=value"),
     ("model=yolo11n,yolov8s", "add -m"), ("runs_dir=pyproject.toml", "give a folder"),
-    ("init_from.base=nowhere", "not a complete run"), ("model={", "model="),
+    ("init_from.weights=nowhere", "not a complete run"), ("init_from.wieghts=x", "`weights`"), ("model={", "model="),
     ("data.fold=-1", "0 or more"), ("trainer._target_=os.system", "not an admitted class"),
 ])  # fmt: skip
 def test_refusals(argument, expected):

@@ -8,9 +8,11 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from clarion import launch
 from clarion.record import read_json
@@ -104,6 +106,20 @@ def test_an_incomplete_run_is_refused_then_resumed(finished, tmp_path, capsys):
     assert train(*TINY, f"runs_dir={tmp_path}", "resume=true") == 0
     assert (run / "metrics.json").is_file()
     assert read_json(run / "metrics.json")["evaluators"] == read_json(finished / "metrics.json")["evaluators"]
+
+
+def test_a_run_starts_from_another(finished, tmp_path):
+    """One epoch of another seed at a learning rate of nothing ends with the weights of the run it started from."""
+    still = ["seed=1", "+trainer.args.optimizer=SGD", "+trainer.args.lr0=1e-9", "+trainer.args.warmup_bias_lr=0"]
+    assert train(*TINY, f"runs_dir={tmp_path}", f"init_from.weights={finished}", *still) == 0
+    run = only_run(tmp_path)
+    start = read_json(run / "manifest.json")["init_from"]
+    assert start == {"weights": read_json(finished / "manifest.json")["checkpoint_hash"]}
+    before, after = (load_file(next((d / "checkpoints" / "best").glob("*.safetensors"))) for d in (finished, run))
+    kernels = [name for name, tensor in before.items() if tensor.ndim == 4]
+    assert len(kernels) > 50
+    for name in kernels:
+        np.testing.assert_allclose(after[name].float(), before[name].float(), atol=2e-3, err_msg=name)
 
 
 def test_a_crash_leaves_error_txt_and_the_sweep_goes_on(tmp_path, capsys):

@@ -238,7 +238,7 @@ def check_config(cfg: DictConfig) -> list[str]:
         *value_problems(plain),
         *match_problems(plain),
         *root_problems(plain.get("data") or {}),
-        *init_problems(plain.get("init_from") or {}),
+        *init_problems(plain.get("init_from") or {}, plain.get("model") or {}),
         *target_problems({k: v for k, v in plain.items() if k != "hydra"}),
     ]
 
@@ -340,9 +340,13 @@ def _matches(root: Path, pattern: str) -> bool:
     return next(iter(root.glob(pattern)), None) is not None if root.is_dir() else False
 
 
-def init_problems(init_from: dict) -> list[str]:
+def init_problems(init_from: dict, model: dict) -> list[str]:
+    """init_from.NAME fills model.NAME with a run's checkpoint, so the model must have such a setting."""
     problems = []
     for name, run in init_from.items():
+        if name not in model:
+            hint = nearest(name, model)
+            problems.append(f"init_from.{name}: model={model.get('name')} has no setting `{name}`.{hint}")
         if not (Path(str(run)).expanduser() / "metrics.json").is_file():
             problems.append(f"init_from.{name}={run}: not a complete run (no metrics.json there).")
     return problems

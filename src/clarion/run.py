@@ -78,10 +78,12 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
     from clarion.trainers.base import Run
 
     resume = record.resumable and bool(cfg.resume)
-    init_hashes = {name: hash_tree(Path(str(run)) / "checkpoints") for name, run in (cfg.init_from or {}).items()}
+    starts = {name: start_checkpoint(name, str(run)) for name, run in (cfg.init_from or {}).items()}
+    init_hashes = {name: hash_tree(checkpoint) for name, checkpoint in starts.items()}
     record.start(cfg, overrides, {"run": record.directory.name, "init_from": init_hashes})
     seed_everything(cfg.seed)
-    trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
+    model = OmegaConf.to_container(cfg.model, resolve=True) | {name: str(path) for name, path in starts.items()}
+    trainer = build(cfg.trainer, model=model, seed=cfg.seed)
     trainer.check()
     data = build_data(cfg)
     record.update(
@@ -112,6 +114,15 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
     score = headline(metrics)
     log.info("done: %s  %s", score, f"page: {page}" if page else "")
     return "done", "", score
+
+
+def start_checkpoint(name: str, run: str) -> Path:
+    """The best checkpoint of the complete run that init_from.NAME gives; it stands in for model.NAME."""
+    record = RunRecord(Path(run).expanduser().resolve())
+    checkpoint = (record.directory / str(record.manifest().get("checkpoint"))).resolve()
+    if record.directory not in checkpoint.parents or not checkpoint.exists():
+        raise UsageError(f"init_from.{name}={run}: the run has no checkpoint below it.")
+    return checkpoint
 
 
 def trackable(cfg: DictConfig, data_kind: str) -> dict:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -94,35 +90,12 @@ def test_logistic_regression_beats_the_majority_and_is_reproducible(data, tmp_pa
     assert np.array_equal(probabilities(trainer, again, data), found)
 
 
-def test_a_fresh_process_gives_identical_probabilities(data, tmp_path):
+def test_a_fresh_process_gives_identical_probabilities(data, tmp_path, in_a_fresh_process):
     trainer = configured("logreg_image_stats")
     checkpoint, _ = fit(trainer, data, tmp_path)
     assert sorted(p.name for p in checkpoint.iterdir()) == ["model.json", "model.skops"]
-    program = (
-        "import json, sys\n"
-        "from clarion.config import compose_config\n"
-        "from clarion.trainers.base import Sample\n"
-        "from clarion.trainers.estimator import EstimatorTrainer\n"
-        "job = json.load(sys.stdin)\n"
-        "samples = (Sample(i, i, {'image': path}) for i, path in job['images'])\n"
-        "trainer = EstimatorTrainer(compose_config(['model=logreg_image_stats']).model)\n"
-        "print(json.dumps([p.values['probabilities'] for p in trainer.load(job['checkpoint'])(samples)]))\n"
-    )
-    job = {
-        "checkpoint": str(checkpoint),
-        "images": [(s.sample_id, str(s.inputs["image"])) for s in data.samples("val")],
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd=tmp_path,
-        env=os.environ,
-    )
-    assert done.returncode == 0, done.stderr
-    assert np.array_equal(json.loads(done.stdout), probabilities(trainer, checkpoint, data, "val"))
+    found = in_a_fresh_process("logreg_image_stats", checkpoint, data.samples("val"))
+    assert np.array_equal(found, probabilities(trainer, checkpoint, data, "val"))
 
 
 def test_a_class_absent_from_train_has_probability_0(tmp_path):

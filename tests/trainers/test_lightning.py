@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -142,34 +139,10 @@ def test_a_resumed_run_equals_the_unbroken_one(data, short_run, tmp_path, monkey
     assert np.array_equal(probabilities(trainer, resumed, data), probabilities(trainer, checkpoint, data))
 
 
-def test_a_fresh_process_gives_identical_probabilities(data, short_run, tmp_path):
+def test_a_fresh_process_gives_identical_probabilities(data, short_run, in_a_fresh_process):
     trainer, checkpoint, _, _ = short_run
-    program = (
-        "import json, sys\n"
-        "import torch; torch.set_num_threads(1)\n"
-        "from clarion.config import compose_config\n"
-        "from clarion.trainers.base import Sample\n"
-        "from clarion.trainers.lightning import LightningTrainer\n"
-        "job = json.load(sys.stdin)\n"
-        "trainer = LightningTrainer(compose_config(['model=swin_nano']).model, 1, 16, 'cpu')\n"
-        "samples = (Sample(i, i, {'image': path}) for i, path in job['images'])\n"
-        "print(json.dumps([p.values['probabilities'] for p in trainer.load(job['checkpoint'])(samples)]))\n"
-    )
-    job = {
-        "checkpoint": str(checkpoint),
-        "images": [(s.sample_id, str(s.inputs["image"])) for s in data.samples("val")],
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=tmp_path,
-        env=os.environ,
-    )
-    assert done.returncode == 0, done.stderr
-    assert np.array_equal(json.loads(done.stdout), probabilities(trainer, checkpoint, data, "val"))
+    found = in_a_fresh_process("swin_nano", checkpoint, data.samples("val"))
+    assert np.array_equal(found, probabilities(trainer, checkpoint, data, "val"))
 
 
 def test_the_checkpoint_is_described_and_holds_no_pickle(short_run):

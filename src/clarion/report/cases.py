@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pandas
 
+from clarion.evaluators import matching
 from clarion.report.files import RunFiles
 
 MATCH = 0.5  # IoU from which a predicted box counts as the true one
@@ -161,23 +162,15 @@ def boxes_of(boxes: Any, labels: Any = None, scores: Any = None, confidence: flo
 
 
 def matched_ious(truth: Boxes, predicted: Boxes) -> numpy.ndarray:
-    """IoU of each prediction that found a true box of its class: greedy in order of score, IoU >= 0.5."""
-    if not len(truth.xyxy) or not len(predicted.xyxy):
-        return numpy.zeros(0)
-    a, b = predicted.xyxy[:, None], truth.xyxy[None]
-    overlap = numpy.clip(numpy.minimum(a[..., 2:], b[..., 2:]) - numpy.maximum(a[..., :2], b[..., :2]), 0, None).prod(
-        -1
-    )
-    area = lambda box: numpy.clip(box[..., 2:] - box[..., :2], 0, None).prod(-1)  # noqa: E731
-    iou = overlap / numpy.maximum(area(a) + area(b) - overlap, 1e-9)
-    iou[predicted.labels[:, None] != truth.labels[None]] = 0
-    found = []
-    for row in iou:
-        best = int(row.argmax())
-        if row[best] >= MATCH:
-            found.append(row[best])
-            iou[:, best] = 0  # a true box is found once
-    return numpy.array(found)
+    """IoU of each prediction that found a true box of its class, matched as the detection evaluator does."""
+    found = matching.match(_flat(predicted), _flat(truth), numpy.array([MATCH]))
+    hit = found.tp[:, 0]
+    return matching.overlaps(found.detections.box[hit], truth.xyxy[found.truth[hit, 0]])
+
+
+def _flat(boxes: Boxes) -> matching.Boxes:
+    count = len(boxes.xyxy)
+    return matching.Boxes(numpy.zeros(count, int), boxes.xyxy, boxes.labels, numpy.nan_to_num(boxes.scores, nan=1.0))
 
 
 def _shortened(text: Any, most: int = 1200) -> str:
