@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from clarion import __version__
@@ -40,8 +43,36 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse whose refusals are one sentence with the nearest name."""
+
+    def error(self, message: str) -> None:
+        from clarion.config import nearest
+
+        if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            choices = [c.strip(" '") for c in found[2].split(",")]
+            hint = nearest(found[1], choices)
+            message = f"{found[1]}: no such choice.{hint} (choices: {', '.join(choices)})"
+        elif found := re.search(r"unrecognized arguments: (-\S+)", message):
+            options = [o for o in self.all_options() if o.startswith("--")]
+            name = found[1].split("=")[0]
+            message = f"{name}: no such option.{nearest(name, options)} (see {self.prog} --help)"
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def all_options(self) -> list[str]:
+        """Of this command, or of all its commands."""
+        found = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                chosen = action.choices.get(sys.argv[1] if len(sys.argv) > 1 else "")
+                for command in [chosen] if chosen else action.choices.values():
+                    found += command._option_string_actions
+        return found
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="clarion", description=__doc__)
+    top = Parser(prog="clarion", description=__doc__)
     top.add_argument("--version", action="version", version=f"clarion {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -63,6 +94,30 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="DIR", help="where table.* are written (default: experiments/NAME/results)")
     p.set_defaults(run=table)
 
+    p = commands.add_parser("quantify", help="an eye's OCT file -> findings in mm, um and a stage, with a page")
+    p.add_argument("path", metavar="PATH", help="HEYEX export, .vol .e2e .xml .fda, DICOM, NIfTI, folder; or phantom")
+    p.add_argument("--out", default=None, metavar="DIR", help="default: findings-STUDY here")
+    _oct_options(p)
+    p.add_argument("--export", default=None, metavar="LIST", help="dicom (OPT, SEG, SR) and/or fhir, comma-separated")
+    p.add_argument("--no-report", action="store_true", help="findings.json and maps only")
+    p.set_defaults(run=quantify)
+
+    p = commands.add_parser("compare", help="two visits of one eye: registered, change against repeatability")
+    p.add_argument("first", metavar="VISIT1")
+    p.add_argument("second", metavar="VISIT2")
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--years", type=float, default=None, help="between the visits (default: by the files' dates)")
+    _oct_options(p)
+    p.set_defaults(run=compare)
+
+    p = commands.add_parser("measure", help="fill a table of measurements on data with known truth")
+    p.add_argument("table", metavar="TABLE", help="erm_quantification, ...")
+    p.add_argument("parts", nargs="*", metavar="PART", help="which parts (default: all)")
+    p.add_argument("--eyes", type=int, default=None, help="how many phantom eyes (default: as table.yaml says)")
+    p.add_argument("--seed", type=int, default=None)
+    p.add_argument("--out", metavar="DIR", help="where PART.json are written (default: experiments/TABLE/results)")
+    p.set_defaults(run=measure)
+
     p = commands.add_parser("report", help="(re)write the page of a run, or a page that compares several")
     p.add_argument("runs", nargs="+", metavar="RUN")
     p.add_argument("--out", metavar="FILE", help="where the comparison goes (default: comparison.html)")
@@ -78,6 +133,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto")
     p.set_defaults(run=predict)
     return top
+
+
+def _oct_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--detector", default=None, metavar="RUN", help="a run or checkpoint; its boxes give presence")
+    p.add_argument("--presence", choices=["head", "boxes"], default=None, help="per-A-scan network or detector's boxes")
+    p.add_argument("--layers", default=None, metavar="RUN", help="a layer network (default: the shipped one)")
+    p.add_argument("--presence-model", default=None, metavar="RUN", help="a per-A-scan network (default: shipped)")
+    p.add_argument("--laterality", choices=["OD", "OS"], default=None, help="which eye, where the file does not say")
+    p.add_argument("--spacing", default=None, metavar="UM", help="AXIAL,LATERAL[,LINE] um, where no file says")
+    p.add_argument("--kind", choices=["private", "public"], default="private", help="of the data (default: private)")
+    p.add_argument("--device", default="auto")
 
 
 def list_choices(args: argparse.Namespace) -> int:
@@ -110,7 +176,7 @@ def list_choices(args: argparse.Namespace) -> int:
 
 
 def table(args: argparse.Namespace) -> int:
-    from clarion import tables
+    from clarion import measurements, tables
 
     where = {}
     for text in args.where:
@@ -118,15 +184,33 @@ def table(args: argparse.Namespace) -> int:
         if not sign:
             raise UsageError(f"--where {text}: give KEY=VALUE, for example --where epochs=12.")
         where[key] = value
+    folder = tables.find(args.name)
+    out = Path(args.out) if args.out else folder / "results"
+    if measurements.is_measured(folder):
+        built, kind = measurements.build(folder), measurements
+        return _written(kind.write(built, out), kind.render(built, args.format))
     given = [Path(r).expanduser() for r in args.runs or ["runs"]]
     for path in given:
         if args.runs and not path.is_dir():
             raise UsageError(f"--runs {path}: no such folder.")
     built = tables.build(args.name, given, where)
-    out = Path(args.out) if args.out else tables.experiments_dir() / args.name / "results"
-    paths = tables.write(built, out)
+    return _written(tables.write(built, out), tables.render(built, args.format))
+
+
+def _written(paths: list[Path], text: str) -> int:
     print(f"written: {', '.join(str(p) for p in paths)}", file=sys.stderr)
-    print(tables.render(built, args.format), end="")
+    print(text, end="")
+    return 0
+
+
+def measure(args: argparse.Namespace) -> int:
+    from clarion import measurements, tables
+
+    _log_to_stderr()
+    folder = tables.find(args.table)
+    out = Path(args.out) if args.out else folder / "results"
+    options = {"eyes": args.eyes, "seed": args.seed}
+    print("\n".join(str(p) for p in measurements.measure(folder, args.parts, out, **options)))
     return 0
 
 
@@ -144,6 +228,45 @@ def report(args: argparse.Namespace) -> int:
     else:
         print(write_comparison(directories, Path(args.out or "comparison.html")))
     return 0
+
+
+def _oct_setup(args: argparse.Namespace) -> tuple[Callable[[], dict], dict]:
+    """(what opens the models, reader options) of quantify and compare."""
+    from clarion import quantifying as q
+
+    source = args.presence or ("boxes" if args.detector else "head")
+    layers, presence = args.layers or q.LAYERS, args.presence_model or q.PRESENCE
+    models = partial(q.open_models, args.detector, layers, presence, source, args.device)
+    return models, {"spacing": args.spacing, "laterality": args.laterality, "data_kind": args.kind}
+
+
+def quantify(args: argparse.Namespace) -> int:
+    from clarion import quantifying as q
+
+    _log_to_stderr()
+    exports = q.parse_exports(args.export)
+    models, reader = _oct_setup(args)
+    out = Path(args.out).expanduser() if args.out else None
+    summary = q.quantify_path(args.path, out, models, reader, exports, page=not args.no_report)
+    print(json.dumps(summary, ensure_ascii=False, indent=2))
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    from clarion import quantifying as q
+
+    _log_to_stderr()
+    models, reader = _oct_setup(args)
+    result = q.compare_paths(args.first, args.second, Path(args.out).expanduser(), models, reader, args.years)
+    print(json.dumps(result, ensure_ascii=False, indent=2))
+    return 0
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s", force=True)
+    logging.getLogger("clarion").setLevel(logging.INFO)
 
 
 def predict(args: argparse.Namespace) -> int:

@@ -14,9 +14,11 @@ from typing import Any
 
 from clarion.config import compose_config
 from clarion.errors import DataError, UsageError
-from clarion.record import RunRecord, to_json, write_atomic
+from clarion.record import to_json, write_atomic
+from clarion.trained import open_model
 
 log = logging.getLogger("clarion")
+DEFAULT_CONFIDENCE = 0.25  # where no run found an operating point
 PICTURES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 
@@ -68,41 +70,25 @@ def predict_path(path: Path, model: Path, out: Path, confidence: float | None = 
     """
     if not path.exists():
         raise UsageError(f"{path}: no such file or folder.")
-    record = RunRecord(model.resolve())
-    if not record.complete:
-        raise UsageError(f"--model {model}: not a complete run directory (train one with python train.py).")
-    cfg, manifest, metrics = record.config(), record.manifest(), record.metrics()
-    if cfg.model.task != "detection":
-        raise UsageError(f"--model {model} is a {cfg.model.task} model; clarion predict runs detectors.")
-    checkpoint = (record.directory / manifest.get("checkpoint", "-")).resolve()
-    if record.directory not in checkpoint.parents or not checkpoint.exists():
-        raise UsageError(f"--model {model} has no checkpoint below it.")
+    trained = open_model(str(model), "detection", "yolo11n", device)
     if confidence is None:
-        confidence = operating_confidence(metrics)
+        confidence = DEFAULT_CONFIDENCE if trained.confidence is None else trained.confidence
 
-    from clarion.run import build, predict
+    from clarion.run import predict
 
-    scans = open_scans(path.resolve(), list(metrics["data_card"].get("class_names", ["erm"])))
-    cfg.trainer.device = device
-    predictor = build(cfg.trainer, model=cfg.model, seed=cfg.seed).load(checkpoint)
+    scans = open_scans(path.resolve(), trained.class_names)
     samples = list(scans.samples("test"))
-    table = predict(predictor, samples, len(samples), "scans")
+    table = predict(trained.predictor, samples, len(samples), "scans")
     summary = {
-        "model": metrics["model"],
-        "run": metrics["run"],
-        "trained_on": metrics["data_kind"],
+        "model": trained.name,
+        "hash": trained.digest,
+        "trained_on": trained.trained_on,
         "scans": len(table),
         "confidence": round(confidence, 4),
         "scans_with_finding": int(sum(bool(len(s)) and max(s) >= confidence for s in table["scores"])),
     }
     write_detections(out, table, samples, confidence, summary)
     return summary | {"out": str(out)}
-
-
-def operating_confidence(metrics: dict) -> float:
-    """The confidence of best F1 that the run's own evaluation found; 0.25 where there is none."""
-    entry = metrics.get("evaluators", {}).get("detection", {}).get("metrics", {}).get("confidence") or {}
-    return 0.25 if entry.get("value") is None else float(entry["value"])
 
 
 def clipped(box: Any, size: tuple[int, int]) -> list[float]:

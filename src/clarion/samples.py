@@ -10,7 +10,8 @@ from typing import Any
 class Sample:
     """One thing to predict on. `inputs` holds what the task needs, by name:
 
-    detection, classification from images: {"image": Path}
+    detection, classification from images: {"image": Path}; a detector also takes a grey uint8 array
+    layers: {"bscan": uint8 [depth, width], "axial_um", "lateral_um"}; presence: the same and "ilm" [width]
     tables: {"features": 1-d float array}
     language: {"messages": [{"role", "content"}, ...]} (the prompt only, never the answer)
     """
@@ -27,6 +28,7 @@ class Prediction:
     detection: boxes [[x1, y1, x2, y2], ...] in pixels of the original image, scores, labels (class index)
     classification: probabilities [p_0, ...] in the order of data.class_names
     generation: text
+    layers: surfaces and sd [8, width] in rows; presence: presence [width]
     """
 
     sample_id: str

@@ -55,11 +55,16 @@ def table_names() -> list[str]:
     return sorted(p.parent.name for p in experiments_dir().glob("*/table.yaml"))
 
 
-def build(name: str, runs_dirs: list[Path], where: dict[str, str] | None = None) -> Table:
-    """Collect runs (and earlier collected figures) into the table `name`; rows in the published order."""
+def find(name: str) -> Path:
+    """The folder of a table; UsageError with the nearest name where there is none."""
     if name not in table_names():
         raise UsageError(f"No table `{name}`.{nearest(name, table_names())} (tables: {', '.join(table_names())})")
-    folder = experiments_dir() / name
+    return experiments_dir() / name
+
+
+def build(name: str, runs_dirs: list[Path], where: dict[str, str] | None = None) -> Table:
+    """Collect runs (and earlier collected figures) into the table `name`; rows in the published order."""
+    folder = find(name)
     spec = yaml.safe_load((folder / "table.yaml").read_text(encoding="utf-8"))
     records = {r["run"]: r for r in load_measured(folder)}
     wanted = wanted_pairs(folder, spec)

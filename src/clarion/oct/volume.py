@@ -73,7 +73,7 @@ class Volume:
     patient_id: str  # a pseudonym
     study_id: str  # a digest of the input
     device: str  # "Heidelberg Spectralis"
-    source: str  # format it came from: "heyex_screen", "vol", "e2e", "xml", "fda", "dicom", "nifti", "folder", "phantom"
+    source: str  # format: "heyex_screen", "vol", "e2e", "xml", "fda", "dicom", "nifti", "folder", "phantom"
     data_kind: str  # "phantom" | "public" | "private"
     localiser: Localiser | None = None
     acquired: date | None = None  # for intervals between visits; never written out

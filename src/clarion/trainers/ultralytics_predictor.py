@@ -41,13 +41,14 @@ class _Image:
         return scaled
 
 
-def load_image(file: Path, imgsz: int, stride: int) -> _Image:
+def load_image(file: Path | np.ndarray, imgsz: int, stride: int) -> _Image:
     """Read and letterbox one image: long side to `imgsz`, padding to a multiple of `stride` with half a cell to spare.
 
-    This is validation with rect=True for a batch of one. Grey and 16-bit images become 8-bit RGB.
-    Raises DataError, naming the file, when it cannot be read.
+    This is validation with rect=True for a batch of one. Grey and 16-bit images become 8-bit RGB. A grey uint8 array
+    [height, width] is taken as it is. Raises DataError, naming the file, when it cannot be read.
     """
-    pixels = imread(file, flags=cv2.IMREAD_COLOR)
+    held = isinstance(file, np.ndarray)
+    pixels = cv2.cvtColor(file, cv2.COLOR_GRAY2BGR) if held else imread(file, flags=cv2.IMREAD_COLOR)
     if pixels is None or pixels.size == 0 or max(pixels.shape) > MAX_SIDE:
         raise DataError(f"image {file} cannot be read; replace it or take its sample out of the data set.")
     height, width = pixels.shape[:2]
@@ -66,7 +67,8 @@ def load_image(file: Path, imgsz: int, stride: int) -> _Image:
 
 
 class DetectionPredictor:
-    """Trained detector: samples with inputs["image"] -> boxes [x1, y1, x2, y2] in original pixels, scores, labels.
+    """Trained detector: samples with inputs["image"] (a path or a grey array) -> boxes [x1, y1, x2, y2] in original
+    pixels, scores, labels.
 
     Streaming: holds one chunk of `batch_size` images. Confidence .001, NMS IoU .7 and at most 300 boxes an image are
     the library's validation settings. autocast: dtype for mixed precision on CUDA (None: fp32).
@@ -90,7 +92,7 @@ class DetectionPredictor:
         rest = iter(samples)
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
             while chunk := list(islice(rest, self.batch_size)):
-                files = [Path(sample.inputs["image"]) for sample in chunk]
+                files = [sample.inputs["image"] for sample in chunk]
                 images = list(pool.map(lambda file: load_image(file, self.imgsz, self.stride), files))
                 for sample, boxes in zip(chunk, self._detect(images), strict=True):
                     yield Prediction(sample.sample_id, sample.patient_id, {

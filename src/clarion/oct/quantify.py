@@ -1,0 +1,179 @@
+"""One eye from B-scans to numbers: layers -> presence -> projection and area -> thickness -> association -> stage.
+
+Trained networks are handed in as predictors; everything else is computed here. A step that cannot be done says why in
+`document.omitted` and the rest goes on; what is wrong with the input itself (no B-scan, no scale) was refused by the
+reader before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from clarion.errors import DataError, UsageError
+from clarion.findings import Document
+from clarion.oct import area, association, etdrs, fovea, projection, staging, thickness
+from clarion.oct.enface import grid_of
+from clarion.oct.presence.boxes import presence_from_boxes
+from clarion.oct.study import Study
+from clarion.oct.study_findings import add_findings
+from clarion.oct.volume import Flag, Volume
+from clarion.samples import Prediction, Sample
+
+log = logging.getLogger("clarion")
+Predictor = Callable[[Iterable[Sample]], Iterator[Prediction]]
+LOW_QUALITY_DB = 15.0  # below this Heidelberg itself calls a B-scan poor
+
+
+@dataclass(frozen=True)
+class Model:
+    """A predictor with its name for the findings' source; calibrated_as: its entry in area_calibration.json."""
+
+    predictor: Predictor
+    source: dict[str, str]
+    confidence: float = 0.25  # detectors: from where a box counts
+    calibrated_as: str | None = None
+
+
+def measure(
+    volume: Volume,
+    layers: Model,
+    presence: Model | None = None,
+    detector: Model | None = None,
+    presence_from: str = "head",
+    permutations: int = 999,
+    seed: int = 0,
+) -> Study:
+    """Everything that can be measured in one visit of one eye, with its findings.
+
+    presence_from: "head" (the per-A-scan network) or "boxes" (the detector's); the other one is still run if given, for
+    the report. Raises UsageError where the model that presence_from needs is not given.
+    """
+    if presence_from not in ("head", "boxes"):
+        raise UsageError(f"presence {presence_from!r} is unknown: choose head or boxes.")
+    if (presence if presence_from == "head" else detector) is None:
+        raise UsageError(f"presence {presence_from} needs its model: give --{'presence' if presence else 'detector'}.")
+    volume = volume.flagged(*_quality_flags(volume))
+    document = Document(
+        patient=volume.patient_id,
+        study=volume.study_id,
+        device=volume.device,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_kind=volume.data_kind,
+        warnings=[{"name": flag.name, "message": flag.message} for flag in volume.flags],
+    )
+    study = Study(volume, document, grid_of(volume), surfaces=[], surfaces_sd=[])
+    with _timed(study, "layers"):
+        _segment(study, layers.predictor)
+    if detector is not None:
+        with _timed(study, "detection"):
+            study.boxes = _detect(volume, detector)
+    with _timed(study, "presence"):
+        if presence_from == "head":
+            study.presence = _presence(study, presence.predictor)
+        else:
+            study.presence = [presence_from_boxes(b, s.width) for b, s in zip(study.boxes, volume.scans, strict=True)]
+    used = presence if presence_from == "head" else detector
+    with _timed(study, "area"):
+        study.projection = projection.project(volume, study.presence, study.grid)
+        study.area = area.measure_area(
+            volume, study.presence, study.projection, study.grid, detection=used.calibrated_as
+        )
+    with _timed(study, "thickness"):
+        _thickness(study)
+    with _timed(study, "association"):
+        _associate(study, permutations, seed)
+    with _timed(study, "stage"):
+        study.stage = staging.grade(volume, study.surfaces, study.fovea, presence=study.presence)
+    with _timed(study, "findings"):
+        add_findings(study, layers.source, used.source, presence_from)
+    return study
+
+
+@contextmanager
+def _timed(study: Study, step: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    study.timings_s[step] = round(time.perf_counter() - began, 3)
+    log.info("%s: %.1f s", step, study.timings_s[step])
+
+
+def _samples(volume: Volume, **extra: list) -> Iterator[Sample]:
+    for k, scan in enumerate(volume.scans):
+        lateral = 1000 * scan.length_mm / scan.width
+        inputs = {"bscan": scan.image, "axial_um": volume.axial_um, "lateral_um": lateral}
+        yield Sample(scan.scan_id, volume.patient_id, inputs | {name: rows[k] for name, rows in extra.items()})
+
+
+def _in_order(volume: Volume, predictions: Iterator[Prediction]) -> list[Prediction]:
+    """Predictions joined to the scans by id."""
+    by_id = {p.sample_id: p for p in predictions}
+    return [by_id[scan.scan_id] for scan in volume.scans]
+
+
+def _segment(study: Study, predictor: Predictor) -> None:
+    for answer in _in_order(study.volume, predictor(_samples(study.volume))):
+        study.surfaces.append(np.asarray(answer.values["surfaces"], np.float32))
+        study.surfaces_sd.append(np.asarray(answer.values["sd"], np.float32))
+    seen = float(np.mean([np.isfinite(rows[0] + rows[-1]).mean() for rows in study.surfaces]))
+    if seen < 0.5:
+        raise DataError(
+            f"Retinal layers were found in only {100 * seen:.0f} % of the A-scans: this is no macular OCT, or its "
+            "scale is wrong (see --spacing)."
+        )
+
+
+def _presence(study: Study, predictor: Predictor) -> list[np.ndarray]:
+    found = predictor(_samples(study.volume, ilm=[rows[0] for rows in study.surfaces]))
+    return [np.asarray(p.values["presence"], np.float32) for p in _in_order(study.volume, found)]
+
+
+def _detect(volume: Volume, detector: Model) -> list[np.ndarray]:
+    """Boxes [n, 5] x1, y1, x2, y2, score of each scan that reach the operating confidence, inside the picture."""
+    samples = (Sample(s.scan_id, volume.patient_id, {"image": np.ascontiguousarray(s.image)}) for s in volume.scans)
+    boxes = []
+    for scan, answer in zip(volume.scans, _in_order(volume, detector.predictor(samples)), strict=True):
+        rows = np.column_stack([np.reshape(answer.values["boxes"], (-1, 4)), answer.values["scores"]])
+        rows = rows[rows[:, 4] >= detector.confidence]
+        depth, width = scan.image.shape
+        rows[:, :4] = np.clip(rows[:, :4], 0, [width, depth, width, depth])
+        boxes.append(rows.astype(np.float32))
+    return boxes
+
+
+def _thickness(study: Study) -> None:
+    volume, document = study.volume, study.document
+    study.thickness = thickness.thickness_maps(volume, study.surfaces, study.grid)
+    found = fovea.find_fovea(study.thickness, study.grid, volume, study.surfaces)
+    study.fovea = found
+    if not found.confident:
+        document.warnings.append({"name": "fovea_uncertain", "message": found.why})
+    if len(volume.scans) < 3:
+        document.omit("etdrs", "fewer than three B-scans: no map of the macula")
+        return
+    study.etdrs_um = etdrs.sectors(study.thickness.total, study.grid, found, volume.laterality)
+    study.etdrs_erm = etdrs.sectors(study.projection.probability, study.grid, found, volume.laterality)
+
+
+def _associate(study: Study, permutations: int, seed: int) -> None:
+    if study.thickness is None or len(study.volume.scans) < 3:
+        study.document.omit("erm_thickness_association", "fewer than three B-scans: no map of the macula")
+        return
+    at = (study.fovea.x_mm, study.fovea.y_mm)
+    study.association = association.associate(
+        study.thickness.total, study.projection.probability, study.grid, at, permutations=permutations, seed=seed
+    )
+
+
+def _quality_flags(volume: Volume) -> list[Flag]:
+    poor = [s.scan_id for s in volume.scans if s.quality is not None and s.quality < LOW_QUALITY_DB]
+    if not poor or any(flag.name == "low_quality" for flag in volume.flags):
+        return []
+    names = ", ".join(poor[:5]) + (" ..." if len(poor) > 5 else "")
+    return [Flag("low_quality", f"{len(poor)} B-scans have a quality below {LOW_QUALITY_DB:g} dB ({names}).")]

@@ -1,0 +1,239 @@
+"""From a measured Study to findings with units, intervals, codes and sources; what is missing goes to `omitted`."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from clarion import __version__
+from clarion.findings import Finding
+from clarion.oct import etdrs, norms, reflectance, shape, thickness
+from clarion.oct.association import legacy_score
+from clarion.oct.study import Study
+from clarion.oct.thickness_error import thickness_sd_um
+
+LEVEL = 0.95
+PRESENT_MM2 = 0.1  # under this the projection holds specks between two lines, no membrane (see area_detection)
+MIN_COVERAGE = 0.8  # of a sector; less is flagged
+ICD10CM = {"OD": "H35.371", "OS": "H35.372", None: "H35.379"}  # puckering of macula
+SNOMED_ERM = "367649002"  # epiretinal membrane (disorder)
+
+
+class Writer:
+    """Adds findings of one study: laterality, kind and version are the same for all."""
+
+    def __init__(self, study: Study, models: dict[str, dict[str, str]]):
+        self.study, self.models = study, models
+        self.scans = tuple(scan.scan_id for scan in study.volume.scans)
+
+    def add(self, name: str, title: str, value: Any, unit: str | None = None, **more: Any) -> None:
+        """A finding, or an omission where the value is None or not finite. why="" is "ok", else it is flagged."""
+        if value is None or (isinstance(value, float) and not isfinite(value)):
+            self.study.document.omit(name, more.get("why") or "it could not be measured in these scans")
+            return
+        source = {"version": __version__, **more.pop("source", {})}
+        if model := more.pop("model", None):
+            source |= self.models[model]
+        why = more.pop("why", "")
+        self.study.document.add(
+            Finding(
+                id=name,
+                name=title,
+                value=float(value) if isinstance(value, np.floating) else value,
+                unit=unit,
+                source=source,
+                derived_from=tuple(more.pop("derived_from", self.scans)),
+                laterality=self.study.volume.laterality,
+                quality="flagged" if why else "ok",
+                why=why,
+                data_kind=self.study.volume.data_kind,
+                **more,
+            )
+        )
+
+
+def add_findings(study: Study, layers: dict[str, str], presence: dict[str, str], presence_from: str) -> None:
+    """Write everything the study holds into its document. layers, presence: sources of the models used."""
+    write = Writer(study, {"layers": layers, "presence": presence})
+    _membrane(write, presence_from)
+    _sectors(write)
+    _association(write)
+    _stage(write)
+    _shape(write)
+    _reflectance(write)
+
+
+def _membrane(write: Writer, presence_from: str) -> None:
+    study = write.study
+    area = study.area
+    how = {"head": "per-A-scan network on the ILM-flattened strip", "boxes": "x-extent of detector boxes"}
+    flagged = _unmeasured_flag(study)
+    present = area.value_mm2 >= PRESENT_MM2
+    lateral = study.volume.laterality
+    write.add(
+        "erm_present", "Epiretinal membrane present", bool(present), model="presence",
+        method=f"area of at least {PRESENT_MM2:g} mm2; presence by {how[presence_from]}",
+        codes={"icd10cm": ICD10CM[lateral], "snomed": SNOMED_ERM} if present else {}, why=flagged,
+    )  # fmt: skip
+    low, high, level = area.interval
+    parts = ", ".join(f"{name} {sd:.2f}" for name, sd in area.sd_mm2.items())
+    write.add(
+        "erm_area", "Area of epiretinal membrane inside the scanned field", area.value_mm2, "mm2",
+        interval=(low, high, level), model="presence",
+        method=f"integral of the fused en-face map of {' and '.join(study.volume.directions)} lines; "
+               f"presence by {how[presence_from]}; SD in mm2: {parts}. {' '.join(area.notes)}".strip(), why=flagged,
+    )  # fmt: skip
+    share = 100 / area.scanned_mm2
+    write.add(
+        "erm_share", "Share of the scanned field under epiretinal membrane", area.value_mm2 * share, "%",
+        interval=(low * share, high * share, level), derived_from=("erm_area",), why=flagged,
+        method=f"area over the {area.scanned_mm2:.1f} mm2 scanned",
+    )  # fmt: skip
+    write.add("scanned_area", "Scanned field", area.scanned_mm2, "mm2", method="union of the rasters")
+    for name, sector in (study.etdrs_erm or {}).items():
+        if isfinite(sector.mean):
+            write.add(
+                f"erm_share_{name.lower()}", f"Share of the {_words(name)} under epiretinal membrane",
+                100 * sector.mean, "%", derived_from=("erm_area",), why=_coverage_flag(sector),
+                method="mean membrane probability over the ETDRS sector",
+            )  # fmt: skip
+        else:
+            study.document.omit(f"erm_share_{name.lower()}", "the sector was not scanned")
+
+
+def _unmeasured_flag(study: Study) -> str:
+    missing = float(np.mean([np.isnan(p).mean() for p in study.presence]))
+    return f"{100 * missing:.0f} % of the A-scans could not be read" if missing > 0.05 else ""
+
+
+def _coverage_flag(sector: etdrs.Sector) -> str:
+    return "" if sector.coverage >= MIN_COVERAGE else f"only {100 * sector.coverage:.0f} % of the sector was scanned"
+
+
+def _words(sector: str) -> str:
+    return "central subfield" if sector == etdrs.CENTRAL else sector.replace("_", " ") + " sector"
+
+
+def _sectors(write: Writer) -> None:
+    study = write.study
+    maps, place = study.thickness, study.fovea
+    if study.etdrs_um is None:
+        return
+    doubt = "" if place.confident else f"the fovea is uncertain: {place.why}"
+    z = float(ndtri((1 + LEVEL) / 2))
+    write.add("fovea_shift", "Distance of the fovea from the centre of the raster", place.shift_mm, "mm", why=doubt,
+              method="pit, thinnest inner retina and thickest outer nuclear layer")  # fmt: skip
+
+    def thick(name: str, title: str, sector: etdrs.Sector, key: str) -> None:
+        if not isfinite(sector.mean):
+            study.document.omit(name, "the sector was not scanned")
+            return
+        sd = thickness_sd_um(key)
+        score = norms.z_score(sector.mean, key, device=study.volume.device)
+        note = "" if score.z is None else f" z = {score.z:+.1f} against published norms: {score.caution} {score.source}"
+        code = etdrs.LOINC.get(key)
+        write.add(
+            name, title, sector.mean, "um", model="layers", why=doubt or _coverage_flag(sector),
+            interval=None if sd is None else (sector.mean - z * sd, sector.mean + z * sd, LEVEL),
+            codes={"loinc": code} if code else {}, method=f"ILM to Bruch's membrane, mean over the sector.{note}",
+        )  # fmt: skip
+
+    for key, sector in study.etdrs_um.items():
+        name = "central_subfield_thickness" if key == etdrs.CENTRAL else f"{key}_thickness"
+        thick(name, f"Retinal thickness of the {_words(key)}", sector, key)
+    point = etdrs.centre_point(maps.total, study.grid, place)
+    thick("centre_point_thickness", "Retinal thickness at the foveal centre", point, "centre_point")
+    whole = etdrs.volume_mm3(study.etdrs_um)
+    write.add("macular_volume", "Retinal volume within 6 mm of the fovea", whole.mean, "mm3", model="layers",
+              codes={"loinc": etdrs.LOINC["volume"]}, why=doubt or _coverage_flag(whole),
+              method="sum over the ETDRS sectors of mean thickness times area")  # fmt: skip
+    for slab, title in (("inner", "Inner retina (ILM to INL/OPL)"), ("outer", "Outer retina (INL/OPL to BM)")):
+        values = etdrs.sectors(getattr(maps, slab), study.grid, place, study.volume.laterality)[etdrs.CENTRAL]
+        write.add(f"central_{slab}_thickness", f"{title}, central subfield", values.mean, "um", model="layers",
+                  method="mean over the central subfield", why=doubt or _coverage_flag(values))  # fmt: skip
+    crossings = thickness.crossing_difference_um(study.volume, study.surfaces)
+    if crossings.n:
+        write.add("thickness_repeatability", "Repeatability of thickness where horizontal and vertical lines cross",
+                  crossings.repeatability_um, "um", model="layers",
+                  method=f"2.77 SD of a single A-scan from {crossings.n} crossings")  # fmt: skip
+
+
+def _association(write: Writer) -> None:
+    """Thickness inside and outside, their adjusted difference, its permutation p, rank correlation, legacy score."""
+    study, found = write.study, write.study.association
+    if found is None:
+        return
+    if why := found.omitted.get("association"):
+        study.document.omit("erm_thickness_association", why)
+        return
+    base = {"model": "layers", "derived_from": ("erm_area", *write.scans)}
+    write.add("thickness_inside_erm", "Retinal thickness under the membrane", found.inside_um, "um",
+              method="mean over the map", **base)  # fmt: skip
+    write.add("thickness_outside_erm", "Retinal thickness of bare retina", found.outside_um, "um",
+              method="mean over the map", **base)  # fmt: skip
+
+    def interval(name: str, title: str, unit: str, key: str, method: str) -> None:
+        value = getattr(found, key)
+        if value is None or value.value is None:
+            study.document.omit(name, found.omitted.get(key, "it could not be estimated on this map"))
+            return
+        bounds = None if value.low is None else (value.low, value.high, LEVEL)
+        write.add(name, title, value.value, unit, interval=bounds, method=method, **base)
+
+    interval("erm_thickness_difference", "Thickness under the membrane minus bare retina", "um", "difference_um",
+             "difference of means; interval by the map's own spatial correlation")  # fmt: skip
+    test = "" if found.p_value is None else (
+        f"; p = {found.p_value:.3g} from {found.permutations} membranes turned about the fovea")  # fmt: skip
+    interval("erm_thickening", "Thickening under the membrane at equal eccentricity", "um", "adjusted_difference_um",
+             f"generalised least squares beside a smooth trend in eccentricity and direction{test}")  # fmt: skip
+    interval("erm_thickness_rank_correlation", "Rank correlation of membrane and thickness at equal eccentricity", "1",
+             "adjusted_spearman", "Spearman over map cells, trend removed")  # fmt: skip
+    if found.p_value is not None:
+        write.add("erm_thickness_p", "p of no association (spatial permutation)", found.p_value, "1",
+                  method=f"{found.permutations} {found.null} permutations", **base)  # fmt: skip
+    score = legacy_score(study.projection.mask, study.thickness.total)
+    write.add("erm_association_legacy", "Association score as published in 2025, for comparison", score, "1",
+              method="weighted IoU with nine cumulative thickness classes (quantiles of this map); it grows with the "
+                     "membrane's area and measures no association", **base)  # fmt: skip
+
+
+def _stage(write: Writer) -> None:
+    stage = write.study.stage
+    if stage.value is None:
+        write.study.document.omit("govetto_stage", stage.why)
+        return
+    write.add("govetto_stage", "Stage of epiretinal membrane (Govetto)", int(stage.value), model="layers",
+              derived_from=stage.scan_ids, method=" ".join(stage.trace))  # fmt: skip
+    for key, title in (("pit_depth_um", "Depth of the foveal pit"), ("onl_um", "Outer nuclear layer at the fovea"),
+                       ("eifl_um", "Inner layers at the foveal centre (EIFL)")):  # fmt: skip
+        write.add(f"fovea_{key[:-3]}", title, stage.measures.get(key), "um", model="layers",
+                  derived_from=stage.scan_ids, method="scans through the fovea, central 200 um")  # fmt: skip
+
+
+def _shape(write: Writer) -> None:
+    study = write.study
+    found = shape.measure_shape(study.volume, study.surfaces, study.fovea, study.presence)
+    for key, where in (("all", "macula"), ("inside", "under the membrane"), ("outside", "outside the membrane")):
+        if found.fold_um[key] is None:
+            continue
+        end = "" if key == "all" else f"_{key}"
+        write.add(f"fold_index{end}", f"Fold height of the ILM, {where}", found.fold_um[key], "um", model="layers",
+                  method="RMS, wavelengths 0.1 to 0.6 mm (ISO 16610-21)")  # fmt: skip
+        write.add(f"traction_index{end}", f"Traction index, {where}", found.traction_um_per_mm[key], "um/mm",
+                  model="layers", method="RMS gradient of inner-surface displacement along the scans")  # fmt: skip
+    bend = np.concatenate([c[np.isfinite(c)] for c in shape.curvature(study.volume, study.surfaces)])
+    if bend.size:
+        write.add("bm_curvature", "Curvature of Bruch's membrane as the picture shows it", float(np.median(bend)),
+                  "1/mm", model="layers", method="median over the A-scans, quadratic over 2 mm")  # fmt: skip
+
+
+def _reflectance(write: Writer) -> None:
+    study = write.study
+    found = reflectance.measure_reflectance(study.volume, study.surfaces, study.presence)
+    for layer in thickness.LAYERS:
+        write.add(f"reflectance_{layer.lower().replace('-', '_')}", f"Mean reflectance of the {layer} band",
+                  found.all.relative[layer], "1", model="layers",
+                  method="display grey level, 0 = vitreous, 1 = RPE of the same A-scan")  # fmt: skip

@@ -1,0 +1,89 @@
+"""A trained model by what the user calls it: a run directory, a checkpoint folder, or `shipped:NAME`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clarion.config import compose_config, nearest
+from clarion.errors import UsageError
+from clarion.record import RunRecord, hash_tree
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """predictor: of clarion.trainers.base; digest: hash of its checkpoint; confidence: the detector's operating point
+    (best F1 on validation), None where no run recorded one."""
+
+    predictor: Any
+    name: str
+    digest: str
+    trained_on: str
+    class_names: list[str]
+    confidence: float | None = None
+
+    @property
+    def source(self) -> dict[str, str]:
+        """How a finding names the model it came from."""
+        return {"model": self.name, "hash": self.digest, "trained_on": self.trained_on}
+
+
+def open_model(what: str, task: str, model: str, device: str = "auto", option: str = "--model") -> Trained:
+    """Load `what` for `task`; a bare checkpoint is read with the config `model=MODEL`. UsageError where it is none.
+
+    Only a run directory says what it was trained on and where its detector's boxes begin to count.
+    """
+    from clarion.run import build
+
+    if what.startswith("shipped:"):
+        path = shipped(what.removeprefix("shipped:"), option)
+    else:
+        path = Path(what).expanduser()
+    if not path.exists():
+        raise UsageError(f"{option} {what}: no such run directory or checkpoint.")
+    if not (path / "config.yaml").is_file():
+        if not path.is_dir():
+            raise UsageError(f"{option} {what}: give a run directory or a checkpoint folder (checkpoints/best).")
+        cfg = compose_config([f"model={model}", f"trainer.device={device}"])
+        predictor = build(cfg.trainer, model=cfg.model, seed=0).load(path)
+        known = "phantom" if path.parent == WEIGHTS else "unknown"
+        names = list(getattr(predictor, "class_names", ["erm"]))
+        return Trained(predictor, what if path.parent == WEIGHTS else path.name, hash_tree(path), known, names)
+
+    record = RunRecord(path.resolve())
+    if not record.complete:
+        raise UsageError(f"{option} {what}: not a complete run directory (train one with python train.py).")
+    cfg, manifest, metrics = record.config(), record.manifest(), record.metrics()
+    if cfg.model.task != task:
+        raise UsageError(f"{option} {what} is a {cfg.model.task} model; a {task} model is needed.")
+    checkpoint = (record.directory / str(manifest.get("checkpoint"))).resolve()
+    if record.directory not in checkpoint.parents or not checkpoint.exists():
+        raise UsageError(f"{option} {what} has no checkpoint below it.")
+    cfg.trainer.device = device
+    predictor = build(cfg.trainer, model=cfg.model, seed=cfg.seed).load(checkpoint)
+    return Trained(
+        predictor,
+        metrics["run"],
+        hash_tree(checkpoint),
+        metrics["data_kind"],
+        list(metrics["data_card"].get("class_names", ["erm"])),
+        operating_confidence(metrics),
+    )
+
+
+def shipped(name: str, option: str) -> Path:
+    """The folder of weights that come with Clarion."""
+    known = sorted(p.name for p in WEIGHTS.iterdir() if p.is_dir() and not p.name.startswith("_"))
+    if name not in known:
+        hint = nearest(name, known)
+        raise UsageError(f"{option} shipped:{name}: no such weights are shipped.{hint} (shipped: {', '.join(known)})")
+    return WEIGHTS / name
+
+
+def operating_confidence(metrics: dict) -> float | None:
+    """The confidence of best F1 that the run's own evaluation found; None where there is none."""
+    entry = metrics.get("evaluators", {}).get("detection", {}).get("metrics", {}).get("confidence") or {}
+    return None if entry.get("value") is None else float(entry["value"])
