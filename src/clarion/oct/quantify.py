@@ -20,7 +20,6 @@ from clarion.errors import DataError, UsageError
 from clarion.findings import Document
 from clarion.oct import area, association, etdrs, fovea, projection, staging, thickness
 from clarion.oct.enface import grid_of
-from clarion.oct.presence.boxes import presence_from_boxes
 from clarion.oct.study import Study
 from clarion.oct.study_findings import add_findings
 from clarion.oct.volume import Flag, Volume
@@ -78,7 +77,7 @@ def measure(
         if presence_from == "head":
             study.presence = _presence(study, presence.predictor)
         else:
-            study.presence = [presence_from_boxes(b, s.width) for b, s in zip(study.boxes, volume.scans, strict=True)]
+            study.presence = projection.boxes_presence(volume, study.boxes)
     used = presence if presence_from == "head" else detector
     with _timed(study, "area"):
         study.projection = projection.project(volume, study.presence, study.grid)
