@@ -8,6 +8,7 @@ Names of folders and files may name the patient: ids made here come from the pic
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 from dataclasses import dataclass
@@ -66,22 +67,23 @@ class ExportedScan:
 def read_export(path: Path | str) -> list[ExportedScan]:
     """All scans below `path` (one eye's export, or a folder of several), sorted by eye, direction and line.
 
-    Pictures named NNNN_H / NNNN_V are taken; if none is, every picture is, with its direction read from the folder's
-    name or from the lines burnt into the localiser. Only one picture per eye is opened here, unless the names do not
-    tell. Raises DataError if nothing is found or a line comes twice.
+    Pictures named NNNN_H / NNNN_V are taken; if none is, those in folders Horizontal and Vertical, else every
+    picture without colour, with its direction read from the lines burnt into the localiser. Only one picture per eye
+    is opened here, unless the names do not tell. Raises DataError if nothing is found or a line comes twice.
     """
     root = Path(path)
     if not root.exists():
-        raise DataError(f"{root} does not exist: give the folder of a HEYEX export ({LAYOUT}).")
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if _is_picture(p))
+        raise DataError(f"The folder does not exist: give the folder of a HEYEX export ({LAYOUT}).")
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if is_picture(p))
     if not files:
-        raise DataError(f"No picture (bmp, png, tif, jpg) below {root}: a HEYEX export is {LAYOUT}.")
-    named = [p for p in files if _NAME.search(p.stem)]
+        raise DataError(f"No picture (bmp, png, tif, jpg) in the folder: a HEYEX export is {LAYOUT}.")
+    named = [p for p in files if _NAME.search(p.stem)] or [p for p in files if _folder_direction(p)]
+    if not named and len(files) > 1:
+        named = [p for p in files if not is_coloured(p)]
     if named and len(named) < len(files):
         log.warning(
-            "%d pictures below %s are not named like a scan (NNNN_H, NNNN_V) and are left out.",
+            "%d pictures of the export are not named like a scan (NNNN_H, NNNN_V) and are left out.",
             len(files) - len(named),
-            root,
         )
     eyes: dict[Path, list[Path]] = {}
     for file in named or files:
@@ -93,8 +95,14 @@ def read_export(path: Path | str) -> list[ExportedScan]:
     return scans
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Whether the file is named like a picture and is not hidden."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def is_named_scan(path: Path) -> bool:
+    """Whether the file is named NNNN_H or NNNN_V, or lies in a folder Horizontal or Vertical."""
+    return bool(_NAME.search(path.stem)) or _folder_direction(path) is not None
 
 
 def _eye_folder(file: Path) -> Path:
@@ -112,7 +120,7 @@ def _scans_of_eye(files: list[Path], seen: dict[str, Path]) -> list[ExportedScan
         with open(files[0], "rb") as first:
             patient_id = "HX" + hashlib.sha256(first.read(_HASHED_BYTES)).hexdigest()[:10]
     except OSError as error:
-        raise DataError(f"{files[0]} cannot be read ({error.strerror}): check its permissions.") from None
+        raise _about(files[0], f"cannot be read ({error.strerror}): check its permissions.") from None
     scans = []
     for order, file in enumerate(files):
         match = _NAME.search(file.stem)
@@ -122,7 +130,8 @@ def _scans_of_eye(files: list[Path], seen: dict[str, Path]) -> list[ExportedScan
         sample_id = f"{patient_id}_{direction}{line:02d}"
         if sample_id in seen:
             raise DataError(
-                f"{file} and {seen[sample_id]} are the same line {direction}{line:02d} of one eye: keep one of them."
+                f"Two pictures, {file.name} and {seen[sample_id].name}, are the same line {direction}{line:02d} of one "
+                "eye: keep one of them."
             )
         seen[sample_id] = file
         scans.append(ExportedScan(file, sample_id, patient_id, direction, line))
@@ -132,20 +141,49 @@ def _scans_of_eye(files: list[Path], seen: dict[str, Path]) -> list[ExportedScan
 def read_picture(path: Path) -> np.ndarray:
     """A picture as uint8 grey [height, width]; DataError if it is damaged, far too large, or coloured."""
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
+        return decode_picture(path.read_bytes(), path)
+    except OSError as error:
+        raise _about(path, f"cannot be read ({error.strerror}): check its permissions.") from None
+
+
+def decode_picture(content: bytes, path: Path) -> np.ndarray:
+    """A picture file's bytes as uint8 grey [height, width]; path only names it. DataError as in `read_picture`."""
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path} has {picture.width}x{picture.height} pixels: too large for a HEYEX screen export."
-                )
+                size = f"{picture.width}x{picture.height}"
+                raise _about(path, f"has {size} pixels: too large for a HEYEX screen export.")
+            if picture.mode == "L":
+                return np.asarray(picture)
             rgb = np.asarray(picture.convert("RGB"))
     except UnidentifiedImageError:
-        raise DataError(f"{path} is not a readable picture: export it again from HEYEX as BMP or PNG.") from None
+        raise _about(path, "is not a readable picture: export it again from HEYEX as BMP or PNG.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is damaged or cut off ({error}): export it again from HEYEX.") from None
-    spread = np.ptp(rgb[::2, ::2].astype(np.int16), axis=2)
-    if np.mean(spread > 40) > 0.05:
-        raise DataError(f"{path} is a colour picture (a thickness map?), not a scan: leave it out of the folder.")
+        raise _about(path, f"is damaged or cut off ({error}): export it again from HEYEX.") from None
+    if _coloured(rgb):
+        raise _about(path, "is a colour picture (a thickness map?), not a scan: leave it out of the folder.")
     return np.ascontiguousarray(rgb[..., 1])
+
+
+def is_coloured(path: Path) -> bool:
+    """Whether a readable picture is a colour picture, such as a thickness map; damaged ones are told of elsewhere."""
+    try:
+        with Image.open(path, formats=_FORMATS) as picture:
+            small = picture.width * picture.height <= MAX_PIXELS
+            return small and picture.mode != "L" and _coloured(np.asarray(picture.convert("RGB")))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _coloured(rgb: np.ndarray) -> bool:
+    return bool(np.mean(np.ptp(rgb[::2, ::2].astype(np.int16), axis=2) > 40) > 0.05)
+
+
+def _about(path: Path, problem: str) -> DataError:
+    """An error about one picture: its name alone on the screen, not even that in what is recorded."""
+    error = DataError(f"{path.name} {problem}")
+    error.recorded = f"A picture {problem}"
+    return error
 
 
 def find_seam(picture: np.ndarray, name: str = "picture") -> int:
@@ -193,15 +231,16 @@ def scale_bar_um(bscan: np.ndarray, length_um: float = 200.0) -> tuple[float, fl
     corner = bscan[-height // 4 :, : width // 8] >= 235
     best: tuple[int, int] | None = None
     for column in range(corner.shape[1]):
-        start, length = _longest_run(corner[:, column])
+        start, length = longest_run(corner[:, column])
         if length >= 12 and (best is None or length > best[0]):
-            _, across = _longest_run(corner[start + length - 1, column : column + width // 8])
+            _, across = longest_run(corner[start + length - 1, column : column + width // 8])
             if across >= 5:
                 best = (length, across)
     return None if best is None else (length_um / best[0], length_um / best[1])
 
 
-def _longest_run(mask: np.ndarray) -> tuple[int, int]:
+def longest_run(mask: np.ndarray) -> tuple[int, int]:
+    """(start, length) of the longest run of True in a bool [n]; (0, 0) without any."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]]))).reshape(-1, 2)
     if not len(edges):
         return 0, 0

@@ -55,6 +55,7 @@ class Eye:
     hyaloid_um: np.ndarray | None = field(repr=False)  # height above BM; attached where that is under the ILM
     erm: membrane.Membrane = field(repr=False)
     grid_step_mm: float = GRID_STEP_MM
+    visit: int = 0  # another visit draws other speckle, noise and motion; visit 0 is the eye as make_eye gives it
 
     @property
     def thickness_um(self) -> np.ndarray:
@@ -99,9 +100,9 @@ class Eye:
         geometry = self.geometry
         if not 0 <= line < geometry.lines:
             raise UsageError(f"line {line} does not exist: {geometry.name} has lines 0 to {geometry.lines - 1}.")
-        rng = np.random.default_rng([_STREAM, self.seed, 1 + DIRECTIONS.index(_checked(direction)), line])
+        rng = self.line_rng(direction, line)
         cut = self.section(rng, direction, line)
-        image = paint(rng, cut, draw_look(self.seed, rng), geometry.depth, geometry.axial_um)
+        image = paint(rng, cut, draw_look(self.seed, rng, self.visit), geometry.depth, geometry.axial_um)
         boxes = draw_boxes(
             cut.presence, cut.membrane, cut.surfaces, geometry.depth, geometry.axial_um, geometry.lateral_um
         )
@@ -116,6 +117,12 @@ class Eye:
             line=line,
             spacing=(geometry.axial_um, geometry.lateral_um),
             position_mm=geometry.line_position_mm(line),
+        )
+
+    def line_rng(self, direction: str, line: int) -> np.random.Generator:
+        """Random numbers of one line: `section(line_rng(d, n), d, n)` is what `bscan(d, n)` shows, not painted."""
+        return np.random.default_rng(
+            [_STREAM, self.seed, 1 + DIRECTIONS.index(_checked(direction)), line, *_of_visit(self.visit)]
         )
 
     def section(self, rng: np.random.Generator, direction: str, line: int) -> Section:
@@ -246,15 +253,20 @@ def _hyaloid(rng: np.random.Generator, stage: int, thickness_um: np.ndarray) -> 
     return (cv2.GaussianBlur(thickness_um, (0, 0), 0.7 / GRID_STEP_MM) + height).astype(np.float32)
 
 
-def draw_look(seed: int, rng: np.random.Generator) -> Look:
-    """Instrument settings: the eye's own (media, gain) and what varies from line to line."""
-    own = np.random.default_rng([_STREAM, seed, 9])
+def draw_look(seed: int, rng: np.random.Generator, visit: int = 0) -> Look:
+    """Instrument settings: the visit's own (media, gain) and what varies from line to line."""
+    own = np.random.default_rng([_STREAM, seed, 9, *_of_visit(visit)])
     gain, speckle = own.uniform(0.96, 1.11), own.uniform(0.125, 0.15)
     noise, zero = own.uniform(3.3, 7.4), own.uniform(0.30, 0.52)
     corner = (0.0, 0.0)
     if own.random() < 0.3:
         corner = tuple(float(c) for c in np.maximum(rng.uniform(-30, 60, 2), 0))
     return Look(float(gain * rng.normal(1, 0.025)), float(speckle), float(noise), float(zero), corner)
+
+
+def _of_visit(visit: int) -> tuple[int, ...]:
+    """What a visit adds to a seed: nothing for visit 0, whose random numbers are those of an eye seen once."""
+    return (visit,) if visit else ()
 
 
 def _checked(direction: str) -> str:
