@@ -266,7 +266,8 @@ def _log_to_stderr() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s", force=True)
-    logging.getLogger("clarion").setLevel(logging.INFO)
+    for name in ("highdicom", "pydicom", "eyepy"):  # they narrate every attribute they copy
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def predict(args: argparse.Namespace) -> int:

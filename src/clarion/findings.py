@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Finding:
     data_kind: str = "private"
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, float) and not math.isfinite(self.value):
+        if self.value is None or (isinstance(self.value, Real) and not math.isfinite(self.value)):
             raise ValueError(f"finding {self.id}: {self.value} is no measurement; list it under omitted.")
         if self.data_kind not in KINDS or self.quality not in ("ok", "flagged"):
             raise ValueError(f"finding {self.id}: data_kind {self.data_kind!r} or quality {self.quality!r} is unknown.")

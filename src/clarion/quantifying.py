@@ -69,6 +69,8 @@ def quantify_path(
     volume = read_visit(path, reader)
     out = out or Path(f"findings-{volume.study_id[:12]}")
     check_out(out, volume.study_id)
+    if "dicom" in exports and volume.laterality is None:
+        raise UsageError("DICOM needs to know which eye this is, and the scan does not say: add --laterality OD or OS.")
     from clarion.oct.quantify import measure
 
     study = measure(volume, **models())
@@ -81,7 +83,7 @@ def quantify_path(
     if exports:
         from clarion.oct.export import export_all
 
-        written += export_all(study, out, exports)
+        written += export_all(study, out, exports, source=Path(path) if volume.source == "dicom" else None)
     study.document.write(out / "findings.json")
     files = [path.relative_to(out).as_posix() for path in [*written, out / "findings.json"]]
     return summary(study) | {"out": str(out), "files": files}

@@ -6,6 +6,7 @@ overlays.py    truth and prediction drawn on an image
 charts.py      inline SVG
 results.py     metrics -> rows of tables
 page.py        one run's page          comparison.py   several runs
+study.py       one eye's measurements   progression.py  two visits of it
 """
 
 from clarion.report.comparison import write_comparison

@@ -1,0 +1,255 @@
+"""DICOM out: what is written is valid, says what was measured, and nothing of the patient."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+hd = pytest.importorskip("highdicom", reason="highdicom is not installed: no DICOM export to test")
+import pydicom  # noqa: E402
+from drawn_study import drawn_study  # noqa: E402
+
+from clarion.errors import DataError, UsageError  # noqa: E402
+from clarion.findings import Finding  # noqa: E402
+from clarion.oct.export import export_all  # noqa: E402
+from clarion.oct.export.opt import read_source, write_opt  # noqa: E402
+from clarion.oct.export.seg import BAND_UM, ERM_SEGMENT, LAYERS, label_scan, segment_number  # noqa: E402
+from clarion.oct.export.sr import read_findings  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def study():
+    return drawn_study()
+
+
+@pytest.fixture(scope="module")
+def files(study, tmp_path_factory):
+    paths = export_all(study, tmp_path_factory.mktemp("export"), {"dicom"})
+    assert [p.name for p in paths] == ["opt_H.dcm", "seg_H.dcm", "opt_V.dcm", "seg_V.dcm", "sr.dcm"]
+    return {p.name: pydicom.dcmread(p) for p in paths}
+
+
+def required(iod: str):
+    """Attributes of type 1 and 2 at the top level of an IOD's mandatory modules, as highdicom's tables have them."""
+    folder = Path(hd.__file__).parent / "_standard"
+    modules = json.loads((folder / "iod_module_map.json").read_text())[iod]
+    attributes = json.loads((folder / "module_attribute_map.json").read_text())
+    for module in modules:
+        if module["usage"] == "M" and module["key"] != "sr-document-content":  # its attributes hang on value types
+            yield from ((a["keyword"], a["type"]) for a in attributes[module["key"]] if not a["path"])
+
+
+@pytest.mark.parametrize(
+    ("name", "iod"),
+    [("opt_H.dcm", "ophthalmic-tomography-image"), ("seg_H.dcm", "segmentation"), ("sr.dcm", "comprehensive-3d-sr")],
+)
+def test_every_required_attribute_is_there(files, name, iod):
+    data = files[name]
+    for keyword, kind in required(iod):
+        if kind in ("1", "2"):
+            assert keyword in data, keyword
+        if kind == "1" and not data[keyword].VR == "SQ":
+            assert data[keyword].value not in (None, ""), keyword
+
+
+def test_images_come_back_as_they_were(study, files):
+    for direction in "HV":
+        data = files[f"opt_{direction}.dcm"]
+        scans = [study.volume.scans[k] for k in study.volume.of(direction)]
+        assert np.array_equal(data.pixel_array, np.stack([scan.image for scan in scans]))
+        axial, lateral = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
+        assert float(axial) == pytest.approx(0.003872) and float(lateral) == pytest.approx(0.036)
+        assert data.ImageLaterality == {"OD": "R", "OS": "L"}[study.volume.laterality]
+        labels = [f.FrameContentSequence[0].FrameLabel for f in data.PerFrameFunctionalGroupsSequence]
+        assert labels == [scan.scan_id for scan in scans]
+
+
+def test_lines_lie_where_they_were_scanned(study, files):
+    """Patient axes: en-face x is left, en-face y is foot; the first A-scan's middle is the frame's position."""
+    for direction in "HV":
+        data = files[f"opt_{direction}.dcm"]
+        shared = data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+        pitch = float(data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[1])
+        for k, group in zip(study.volume.of(direction), data.PerFrameFunctionalGroupsSequence):
+            x, y = study.volume.scans[k].path_mm()
+            at = np.array(group.PlanePositionSequence[0].ImagePositionPatient, float)
+            last = at + np.array(shared[:3], float) * pitch * (study.volume.scans[k].width - 1)
+            assert np.allclose(at, [x[0], 0, -y[0]], atol=1e-4) and np.allclose(last, [x[-1], 0, -y[-1]], atol=1e-4)
+        assert [float(v) for v in shared[3:]] == [0, 1, 0]
+
+
+def test_segmentation_comes_back_as_it_was_painted(study, files, tmp_path):
+    for direction in "HV":
+        files[f"seg_{direction}.dcm"].save_as(tmp_path / "seg.dcm")
+        seg, order = hd.seg.segread(tmp_path / "seg.dcm"), study.volume.of(direction)
+        assert [s.SegmentLabel for s in seg.SegmentSequence] == ["ERM", *LAYERS]
+        assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue == "367649002"
+        source = files[f"opt_{direction}.dcm"].SOPInstanceUID
+        back = seg.get_pixels_by_source_frame(source, list(range(1, len(order) + 1)), combine_segments=True)
+        for frame, k in zip(back, order):
+            painted = label_scan(study.surfaces[k], study.presence[k], study.volume.depth, study.volume.axial_um)
+            assert np.array_equal(frame, painted)
+
+
+def test_label_scan_paints_layers_and_the_band():
+    rows = np.array([10.0, 20, 30, 40, 50, 60, 70, 80], np.float32)
+    surfaces = np.repeat(rows[:, None], 5, 1)
+    surfaces[3, 4] = np.nan
+    labels = label_scan(surfaces, np.array([0, 1, 1, 0.49, 1.0]), 100, 3.872)
+    assert labels.shape == (100, 5) and labels.dtype == np.uint8
+    band = round(BAND_UM / 3.872)
+    assert np.count_nonzero(labels[:, 1] == ERM_SEGMENT) == band and labels[9, 1] == ERM_SEGMENT
+    assert not (labels[:, [0, 3]] == ERM_SEGMENT).any()
+    for layer in range(7):
+        assert (labels[10 + 10 * layer : 20 + 10 * layer, 0] == layer + 2).all()
+    assert not np.isin(labels[:, 4], (4, 5)).any()  # an unmeasured border leaves out both its layers
+
+
+def test_report_says_what_was_found(study, files, tmp_path):
+    files["sr.dcm"].save_as(tmp_path / "sr.dcm")
+    read = {row["id"]: row for row in read_findings(tmp_path / "sr.dcm")}
+    findings = study.document.findings
+    assert len(read) == len(findings)
+    for finding in findings:
+        if isinstance(finding.value, bool) or isinstance(finding.value, str):
+            row = next(r for r in read.values() if r["name"] == finding.name)
+            assert row["value"] == ("Yes" if finding.value is True else finding.value)
+            continue
+        row = read[finding.id]
+        assert row["value"] == finding.value and row["unit"] == finding.unit
+        assert row["interval"] == finding.interval and row["laterality"] == finding.laterality
+        assert row["codes"] == ({"loinc": finding.codes["loinc"]} if "loinc" in finding.codes else {})
+        if finding.interval:
+            low, high, _ = finding.interval
+            assert row["uncertainty"] == pytest.approx((finding.value - low, high - finding.value))
+        if "model" in finding.source:
+            assert f"model={finding.source['model']}" in row["parameters"] and row["version"] == "1"
+    assert "flagged=The fovea was not found with certainty." in read["erm_share_csf"]["parameters"]
+
+
+def test_report_points_at_segment_and_frames(files):
+    content = hd.sr.Comprehensive3DSR.from_dataset(files["sr.dcm"]).content
+    group = content.get_volumetric_roi_measurement_groups()[0]
+    segment = group.referenced_segment
+    assert segment.referenced_sop_instance_uid == files["seg_H.dcm"].SOPInstanceUID
+    assert segment.referenced_segment_numbers == [segment_number(files["seg_H.dcm"], "ERM")] == [1]
+    text = files["sr.dcm"].to_json()
+    for name in ("opt_H.dcm", "opt_V.dcm"):
+        assert files[name].SOPInstanceUID in text
+    assert files["sr.dcm"].CompletionFlag == "COMPLETE" and files["sr.dcm"].VerificationFlag == "UNVERIFIED"
+    assert files["sr.dcm"].PreliminaryFlag == "PRELIMINARY"
+
+
+def test_one_study_one_pseudonym_and_no_date_of_the_scan(study, files):
+    assert len({data.StudyInstanceUID for data in files.values()}) == 1
+    assert len({data.SOPInstanceUID for data in files.values()}) == len(files)
+    for data in files.values():
+        assert data.PatientID == study.volume.patient_id and not data.PatientBirthDate and not data.StudyDate
+        assert data.SOPInstanceUID.startswith("2.25.") and len(data.SOPInstanceUID) <= 64
+        assert data.ContentDate == "20260304"
+
+
+def test_export_is_the_same_again(study, files, tmp_path):
+    for path in export_all(study, tmp_path, {"dicom"}):
+        assert pydicom.dcmread(path).to_json() == files[path.name].to_json(), path.name
+
+
+def test_source_image_is_referred_to_and_its_patient_left_out(study, tmp_path):
+    """A volume that was read from a DICOM OPT file: its UIDs are kept, what names a person is not."""
+    given = write_opt(study, "H")
+    given.PatientName, given.PatientID, given.PatientBirthDate = "Kim^Real", "12345", "19500101"
+    given.StudyInstanceUID, given.StudyDate, given.InstitutionName = "1.2.3.4", "20250101", "Some Hospital"
+    given.save_as(tmp_path / "given.dcm", enforce_file_format=True)
+    order = study.volume.of("H")
+    only = replace(study.volume, scans=tuple(study.volume.scans[k] for k in order), source="dicom")
+    part = replace(
+        study, volume=only, surfaces=[study.surfaces[k] for k in order], presence=[study.presence[k] for k in order]
+    )
+    paths = export_all(part, tmp_path / "out", {"dicom", "fhir"}, source=tmp_path / "given.dcm")
+    assert [p.name for p in paths] == ["seg_1.dcm", "sr.dcm", "fhir.json"]
+    for path in paths:
+        text = path.read_text() if path.suffix == ".json" else pydicom.dcmread(path).to_json()
+        assert "1.2.3.4" in text
+        for secret in ("Kim", "12345", "19500101", "20250101", "Hospital"):
+            assert secret not in text, (path.name, secret)
+    seg = pydicom.dcmread(paths[0])
+    assert (
+        seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == given.SOPInstanceUID
+    )
+
+
+def test_a_folder_of_source_images_is_referred_to(study, files, tmp_path):
+    for name in ("opt_H.dcm", "opt_V.dcm"):
+        files[name].save_as(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    sources = read_source(tmp_path, study)
+    assert [s.scans for s in sources] == [study.volume.of("H"), study.volume.of("V")]
+    paths = {p.name: pydicom.dcmread(p) for p in export_all(study, tmp_path / "out", {"dicom"}, source=tmp_path)}
+    assert list(paths) == ["seg_1.dcm", "seg_2.dcm", "sr.dcm"]
+    for name, image in (("seg_1.dcm", "opt_H.dcm"), ("seg_2.dcm", "opt_V.dcm")):
+        refers = paths[name].ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+        assert refers == files[image].SOPInstanceUID
+
+
+def test_a_source_that_is_another_image_is_not_referred_to(study, tmp_path):
+    (tmp_path / "x.dcm").write_bytes(b"not DICOM")
+    assert read_source(tmp_path / "x.dcm", study) is None
+    write_opt(study, "H").save_as(tmp_path / "half.dcm", enforce_file_format=True)
+    assert read_source(tmp_path / "half.dcm", study) is None
+    assert read_source(tmp_path / "missing.dcm", study) is None
+
+
+def test_without_membrane_there_is_no_erm_segment(study, tmp_path):
+    bare = replace(study, presence=[np.zeros_like(p) for p in study.presence])
+    paths = {p.name: p for p in export_all(bare, tmp_path, {"dicom"})}
+    seg = pydicom.dcmread(paths["seg_V.dcm"])
+    assert [s.SegmentLabel for s in seg.SegmentSequence] == list(LAYERS)
+    assert len(read_findings(paths["sr.dcm"])) == len(study.document.findings)
+
+
+def test_refusals_are_sentences(study, tmp_path):
+    unknown = replace(study, volume=replace(study.volume, laterality=None))
+    unknown.document.findings = [replace(f, laterality=None) for f in study.document.findings]
+    try:
+        with pytest.raises(DataError, match="--laterality"):
+            export_all(unknown, tmp_path / "a", {"dicom"})
+        odd = Finding("x", "X", 1.0, "furlong", data_kind="phantom")
+        unknown.document.findings = [odd]
+        with pytest.raises(DataError, match="furlong"):
+            export_all(study, tmp_path / "a", {"dicom"})
+    finally:
+        unknown.document.findings = list(drawn_study().document.findings)
+    with pytest.raises(UsageError, match="hl7"):
+        export_all(study, tmp_path / "a", {"hl7"})
+    assert not (tmp_path / "a").exists()
+
+
+def test_laterality_mismatch_stops_everything(tmp_path):
+    study = drawn_study()
+    other = "OD" if study.volume.laterality == "OS" else "OS"
+    study.document.findings[1] = replace(study.document.findings[1], laterality=other)
+    with pytest.raises(DataError, match="Laterality mismatch.*erm_area"):
+        export_all(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_this_projects_own_reader_finds_every_line_where_it_was(study, tmp_path):
+    """Writer and reader of OPT were written apart; they must agree on every axis."""
+    from clarion.oct.readers import read_volume
+
+    for path in export_all(study, tmp_path / "all", {"dicom"}):
+        if path.name.startswith("opt_"):
+            (tmp_path / "opt").mkdir(exist_ok=True)
+            path.rename(tmp_path / "opt" / path.name)
+    back = read_volume(tmp_path / "opt")
+    assert (back.laterality, back.axial_um) == (study.volume.laterality, pytest.approx(study.volume.axial_um))
+    for direction in "HV":
+        pairs = [(back.scans[a], study.volume.scans[b]) for a, b in zip(back.of(direction), study.volume.of(direction))]
+        assert len(pairs) == 7
+        for found, given in pairs:
+            assert np.array_equal(found.image, given.image)
+            assert np.allclose([found.start_mm, found.end_mm], [given.start_mm, given.end_mm], atol=1e-4)
