@@ -10,7 +10,7 @@ from clarion.oct.enface import grid_of
 from clarion.oct.fovea import find_fovea, raster_centre_mm
 from clarion.oct.phantom import make_eye
 from clarion.oct.thickness import thickness_maps
-from clarion.oct.validation.thickness import true_volume
+from clarion.oct.validation.eyes import true_volume
 
 
 def _find(volume, surfaces):

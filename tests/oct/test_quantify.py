@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from phantom_oracle import SOURCE, Oracle
 
 from clarion.errors import DataError, UsageError
 from clarion.findings import read_document
@@ -13,8 +14,6 @@ from clarion.oct.phantom import make_eye
 from clarion.oct.quantify import Model, measure
 from clarion.oct.readers import phantom_volume
 from clarion.samples import Prediction
-
-from phantom_oracle import SOURCE, Oracle
 
 
 @pytest.fixture(scope="module")

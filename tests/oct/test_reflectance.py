@@ -7,7 +7,7 @@ import pytest
 
 from clarion.oct.phantom import make_eye
 from clarion.oct.reflectance import BANDS, band_grey, layer_means, measure_reflectance
-from clarion.oct.validation.thickness import true_volume
+from clarion.oct.validation.eyes import true_volume
 
 EDGES = np.array([100, 110, 140, 150, 160, 200, 220, 230])
 GREY = np.array([4, 80, 70, 50, 60, 40, 90, 150, 60])

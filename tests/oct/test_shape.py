@@ -10,7 +10,7 @@ from clarion.oct.enface import Grid, grid_of
 from clarion.oct.phantom import make_eye
 from clarion.oct.shape import band_um, curvature, fit_dubis, fold_map_um, measure_pit, measure_shape
 from clarion.oct.thickness import thickness_maps
-from clarion.oct.validation.thickness import true_volume
+from clarion.oct.validation.eyes import true_volume
 
 CENTRE = SimpleNamespace(x_mm=0.0, y_mm=0.0)
 

@@ -9,7 +9,8 @@ from clarion.errors import DataError
 from clarion.oct.enface import grid_of
 from clarion.oct.phantom import make_eye
 from clarion.oct.thickness import LAYERS, crossing_difference_um, scan_thickness_um, thickness_maps
-from clarion.oct.validation.thickness import agreement, measure, true_volume
+from clarion.oct.validation.eyes import true_volume
+from clarion.oct.validation.thickness import agreement, measure
 from clarion.samples import Prediction
 
 

@@ -186,11 +186,13 @@ def _association(write: Writer) -> None:
     interval("erm_thickness_difference", "Thickness under the membrane minus bare retina", "um", "difference_um",
              "difference of means; interval by the map's own spatial correlation")  # fmt: skip
     test = "" if found.p_value is None else (
-        f"; p = {found.p_value:.3g} from {found.permutations} membranes turned about the fovea")  # fmt: skip
+        f"; p = {found.p_value:.3g} from {found.permutations} membranes moved over the map ({found.null})")  # fmt: skip
     interval("erm_thickening", "Thickening under the membrane at equal eccentricity", "um", "adjusted_difference_um",
              f"generalised least squares beside a smooth trend in eccentricity and direction{test}")  # fmt: skip
     interval("erm_thickness_rank_correlation", "Rank correlation of membrane and thickness at equal eccentricity", "1",
-             "adjusted_spearman", "Spearman over map cells, trend removed")  # fmt: skip
+             "adjusted_spearman", "Spearman over map cells, trend and neighbourhood removed (whitened)")  # fmt: skip
+    interval("erm_thickening_away", "Thickening well inside the membrane over retina well outside it", "um",
+             "away_from_edge_um", "at equal eccentricity, away from the membrane's edge")  # fmt: skip
     if found.p_value is not None:
         write.add("erm_thickness_p", "p of no association (spatial permutation)", found.p_value, "1",
                   method=f"{found.permutations} {found.null} permutations", **base)  # fmt: skip

@@ -92,5 +92,8 @@ def test_phantom_paths(tmp_path, monkeypatch):
     wrong = "OS" if volume.laterality == "OD" else "OD"
     with pytest.raises(DataError, match="--laterality"):
         read_volume("phantom:12:1", laterality=wrong)
+    later = read_volume("phantom:12:1:100")
+    assert later.truth.erm_area_mm2 > volume.truth.erm_area_mm2 and later.patient_id == volume.patient_id
+    assert later.study_id != volume.study_id
     with pytest.raises(UsageError, match="phantom:SEED"):
         read_volume("phantom:12:7")

@@ -19,7 +19,10 @@ def draw_localiser(eye: Eye, size: int = SIZE) -> np.ndarray:
     illumination and noise are the picture's own, and another visit draws them anew.
     """
     rng = np.random.default_rng([_STREAM, eye.seed, eye.visit])
-    small = _reflectance(eye, np.random.default_rng([_STREAM, eye.seed]))
+    # The texture is drawn in the scan's frame and cannot move with the fundus: a later visit gets one of its own, so that
+    # no registration can hold on to it.
+    own = [_STREAM, eye.seed, eye.visit, 1] if eye.visit else [_STREAM, eye.seed]
+    small = _reflectance(eye, np.random.default_rng(own))
     half = eye.geometry.extent_mm / 2
     middle = ((np.arange(size) + 0.5) / size * 2 - 1) * half
     column = ((middle + GRID_HALF_MM) / GRID_STEP_MM - 0.5).astype(np.float32)
@@ -32,7 +35,7 @@ def draw_localiser(eye: Eye, size: int = SIZE) -> np.ndarray:
 
 
 def _reflectance(eye: Eye, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of the fundus at 820 nm on the phantom's grid, float32 [n, n]; the same at every visit."""
+    """Brightness of the fundus at 820 nm on the phantom's grid, float32 [n, n]."""
     x, y = grid_mm()
     erm, fovea = eye.erm, eye.fovea
     r = np.hypot(x - fovea.x_mm, y - fovea.y_mm)

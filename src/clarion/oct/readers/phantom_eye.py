@@ -1,4 +1,4 @@
-"""The built-in phantom as an input: "phantom", "phantom:SEED" or "phantom:SEED:STAGE"."""
+"""The built-in phantom as an input: "phantom[:SEED[:STAGE[:GROWTH]]]"; GROWTH (um): the same eye at a later visit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from clarion.oct.phantom import PHANTOM_VERSION, make_eye
 from clarion.oct.phantom.eye import Eye
 from clarion.oct.phantom.geometry import DIRECTIONS
 from clarion.oct.phantom.localiser import draw_localiser
+from clarion.oct.phantom.revisit import revisit
 from clarion.oct.volume import Localiser, Volume
 
 from .common import Asked, rescale, scan_from, settle_laterality, study_id
 
 DEMO_SEED, DEMO_STAGE = 4, 3
-_PATTERN = re.compile(r"phantom(?::(\d{1,9}))?(?::([0-4]))?")
+_PATTERN = re.compile(r"phantom(?::(\d{1,9})(?::([0-4])(?::(\d{1,3}))?)?)?")
 
 
 def is_phantom(path: str | Path) -> bool:
@@ -27,18 +28,24 @@ def is_phantom(path: str | Path) -> bool:
 
 
 def read(path: str | Path, asked: Asked) -> Volume:
-    """The phantom eye that "phantom[:SEED[:STAGE]]" names. UsageError if it names none."""
+    """The phantom eye that the path names. UsageError if it names none.
+
+    With GROWTH the eye sat down again: another pose, other noise, its membrane's edge that many um further out (0: none).
+    """
     match = _PATTERN.fullmatch(str(path))
     if match is None:
         raise UsageError(
-            f"{path} is no phantom: write phantom, phantom:SEED or phantom:SEED:STAGE with a seed of 0 or more and a "
-            "stage 0-4."
+            f"{path} is no phantom: write phantom, phantom:SEED, phantom:SEED:STAGE or phantom:SEED:STAGE:GROWTH with a "
+            "seed of 0 or more, a stage 0-4 and a growth of 0-999 um."
         )
-    seed, stage = match[1], match[2]
+    seed, stage, growth = match.groups()
     if seed is None:
-        volume = phantom_volume(make_eye(DEMO_SEED, DEMO_STAGE))
+        eye = make_eye(DEMO_SEED, DEMO_STAGE)
     else:
-        volume = phantom_volume(make_eye(int(seed), None if stage is None else int(stage)))
+        eye = make_eye(int(seed), None if stage is None else int(stage))
+    if growth is not None:
+        eye = revisit(eye, 1 + int(growth), growth_mm=int(growth) / 1000)
+    volume = phantom_volume(eye)
     settle_laterality([volume.laterality], asked.laterality)
     return volume if asked.spacing is None else rescale(volume, asked.spacing)
 

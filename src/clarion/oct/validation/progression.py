@@ -26,11 +26,19 @@ from clarion.oct.phantom import SPECTRALIS_25, Eye, Geometry, make_eye
 from clarion.oct.phantom.fields import grid_mm, sample, smoothstep
 from clarion.oct.phantom.localiser import draw_localiser
 from clarion.oct.phantom.revisit import Pose, draw_pose, revisit
-from clarion.oct.progression import SECTOR_KINDS, Progression, Repeatability, compare, repeatability_of
+from clarion.oct.progression import (
+    SECTOR_KINDS,
+    Progression,
+    Repeatability,
+    compare,
+    load_repeatability,
+    repeatability_of,
+)
 from clarion.oct.projection import project
 from clarion.oct.volume import Localiser
 
-from .stage import FIRST_SEED, STAGES, Predictor, predicted_surfaces, samples, spread, true_fovea, true_volume
+from .eyes import true_volume
+from .stage import FIRST_SEED, STAGES, Predictor, predicted_surfaces, samples, spread, true_fovea
 
 FIRST_CALIBRATION_SEED = 800_000  # where the shipped repeatability is measured; training stays below
 PLANTED = ((0.0, 0.0), (0.05, 5.0), (0.10, 10.0), (0.20, 20.0))  # growth of the boundary mm, thickening um
@@ -82,6 +90,7 @@ def measure(
         raise UsageError(f"Choose a source of {', '.join(SOURCES)} (got {source!r}) and at least {STAGES} eyes.")
     pairs = _pairs(eyes, FIRST_SEED + seed * 10_000, planted, source, layers_predictor, presence_predictor,
                    repeatability, workers)  # fmt: skip
+    limits = repeatability or load_repeatability()
     rows, figures = [], {}
     for growth, thickening in planted:
         chosen = [p for p in pairs if p.growth_mm == growth and p.thickening_um == thickening]
@@ -116,6 +125,7 @@ def measure(
             f"scanned region ({error.size} pairs).",
             "Area: eyes with a membrane; central subfield: all eyes. Visits differ in noise, motion, a shift of 0.1 mm "
             "SD and a rotation of 1 degree SD.",
+            f"Limits of change: {limits.source}, n = {limits.n} pairs of unchanged phantom eyes on other seeds.",
         ],
         "n": eyes,
         "data": "phantom",

@@ -22,11 +22,12 @@ from clarion.oct.etdrs import centre_point, sectors, volume_mm3
 from clarion.oct.fovea import find_fovea
 from clarion.oct.phantom import SPECTRALIS_25, Eye, Geometry, make_eye
 from clarion.oct.phantom.fields import GRID_HALF_MM, GRID_N, GRID_STEP_MM, sample
-from clarion.oct.phantom.geometry import DIRECTIONS
 from clarion.oct.shape import RING_MM, band_um, measure_shape
 from clarion.oct.thickness import crossing_difference_um, thickness_maps
-from clarion.oct.volume import Scan, Volume
+from clarion.oct.volume import Volume
 from clarion.samples import Prediction, Sample
+
+from .eyes import true_volume
 
 FIRST_SEED = 900_000  # no training has seen these eyes
 STAGES = 5
@@ -83,26 +84,6 @@ def measure(
         "data": "phantom",
         "figures": table.figures,
     }
-
-
-def true_volume(eye: Eye) -> tuple[Volume, list[np.ndarray], list[np.ndarray]]:
-    """A volume without pictures, its true surfaces float32 [8, width] and true presence bool [width] a scan."""
-    g = eye.geometry
-    blank = np.broadcast_to(np.uint8(0), (g.depth, g.width))
-    scans, surfaces, presence = [], [], []
-    for direction in DIRECTIONS:
-        for line in range(g.lines):
-            cut = eye.section(eye.line_rng(direction, line), direction, line)
-            at, half = g.line_position_mm(line), g.extent_mm / 2
-            ends = ((-half, at), (half, at)) if direction == "H" else ((at, half), (at, -half))
-            scans.append(Scan(f"{direction}{line:02d}", blank, direction, line, *ends))
-            surfaces.append(cut.surfaces.astype(np.float32))
-            presence.append(cut.presence)
-    volume = Volume(
-        tuple(scans), g.axial_um, eye.laterality, eye.eye_id, eye.eye_id, f"phantom {g.name}", "phantom", "phantom",
-        truth=eye,
-    )  # fmt: skip
-    return volume, surfaces, presence
 
 
 def agreement(truth: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:
@@ -273,7 +254,7 @@ def _planted_um(eye: Eye, volume: Volume, presence: list[np.ndarray]) -> float:
     for scan, under in zip(volume.scans, presence, strict=True):
         x, y = scan.path_mm()
         r = np.hypot(x - eye.fovea.x_mm, y - eye.fovea.y_mm)
-        use = under & (r >= RING_MM[0]) & (r <= RING_MM[1])
+        use = (under > 0.5) & (r >= RING_MM[0]) & (r <= RING_MM[1])
         planted = band_um(sample(eye.erm.wrinkle_um[None], x, y)[0], scan.length_mm / scan.width)
         total, count = total + np.square(planted[use]).sum(), count + use.sum()
     return float(np.sqrt(total / count)) if count else 0.0
