@@ -25,7 +25,8 @@ class Oracle:
     def presence(self, samples):
         for s in samples:
             assert s.inputs["ilm"].shape == (s.inputs["bscan"].shape[1],)
-            yield Prediction(s.sample_id, s.patient_id, {"presence": self.truth[s.sample_id].presence.astype(np.float32)})
+            found = self.truth[s.sample_id].presence.astype(np.float32)
+            yield Prediction(s.sample_id, s.patient_id, {"presence": found})
 
     def boxes(self, samples):
         for s in samples:

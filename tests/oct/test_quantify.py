@@ -78,7 +78,8 @@ def test_a_single_line_gives_what_it_can(volume, oracle):
     line = replace(volume, scans=(volume.scans[middle],))
     found = measure(line, **oracle.models()).document
     omitted = {o["name"] for o in found.omitted}
-    assert {"etdrs", "erm_thickness_association", "govetto_stage"} <= omitted
+    assert {"erm_area", "etdrs", "erm_thickness_association", "govetto_stage"} <= omitted
+    assert found.get("erm_line_share").unit == "%" and 200 < found.value("line_thickness_mean") < 600
     assert found.value("fold_index") is not None
 
 

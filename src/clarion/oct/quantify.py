@@ -22,12 +22,14 @@ from clarion.oct import area, association, etdrs, fovea, projection, staging, th
 from clarion.oct.enface import grid_of
 from clarion.oct.study import Study
 from clarion.oct.study_findings import add_findings
-from clarion.oct.volume import Flag, Volume
+from clarion.oct.volume import SURFACES, Flag, Scan, Volume
 from clarion.samples import Prediction, Sample
 
 log = logging.getLogger("clarion")
 Predictor = Callable[[Iterable[Sample]], Iterator[Prediction]]
 LOW_QUALITY_DB = 15.0  # below this Heidelberg itself calls a B-scan poor
+LEAST_SEEN, ENOUGH_SEEN = 0.05, 0.5  # share of A-scans with layers: under the first no study, under the second flagged
+LEAST_LINES = 3  # fewer make no map
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def measure(
     )
     study = Study(volume, document, grid_of(volume), surfaces=[], surfaces_sd=[])
     with _timed(study, "layers"):
-        _segment(study, layers.predictor)
+        used_layers = _segment(study, layers)
     if detector is not None:
         with _timed(study, "detection"):
             study.boxes = _detect(volume, detector)
@@ -81,9 +83,10 @@ def measure(
     used = presence if presence_from == "head" else detector
     with _timed(study, "area"):
         study.projection = projection.project(volume, study.presence, study.grid)
-        study.area = area.measure_area(
-            volume, study.presence, study.projection, study.grid, detection=used.calibrated_as
-        )
+        if len(volume.scans) >= LEAST_LINES:
+            study.area = area.measure_area(
+                volume, study.presence, study.projection, study.grid, detection=used.calibrated_as
+            )
     with _timed(study, "thickness"):
         _thickness(study)
     with _timed(study, "association"):
@@ -91,7 +94,7 @@ def measure(
     with _timed(study, "stage"):
         study.stage = staging.grade(volume, study.surfaces, study.fovea, presence=study.presence)
     with _timed(study, "findings"):
-        add_findings(study, layers.source, used.source, presence_from)
+        add_findings(study, used_layers, used.source, presence_from)
     return study
 
 
@@ -101,6 +104,12 @@ def _timed(study: Study, step: str) -> Iterator[None]:
     yield
     study.timings_s[step] = round(time.perf_counter() - began, 3)
     log.info("%s: %.1f s", step, study.timings_s[step])
+
+
+def _warn(study: Study, name: str, message: str) -> None:
+    """What the measurement found wrong: beside the reader's flags in the document, and on the screen."""
+    study.document.warnings.append({"name": name, "message": message})
+    log.warning("%s", message)
 
 
 def _samples(volume: Volume, **extra: list) -> Iterator[Sample]:
@@ -116,16 +125,39 @@ def _in_order(volume: Volume, predictions: Iterator[Prediction]) -> list[Predict
     return [by_id[scan.scan_id] for scan in volume.scans]
 
 
-def _segment(study: Study, predictor: Predictor) -> None:
-    for answer in _in_order(study.volume, predictor(_samples(study.volume))):
+def _segment(study: Study, model: Model) -> dict[str, str]:
+    """Surfaces of every scan, by the network, or where it sees too little by the file's own; returns their source."""
+    volume, source = study.volume, model.source
+    for answer in _in_order(volume, model.predictor(_samples(volume))):
         study.surfaces.append(np.asarray(answer.values["surfaces"], np.float32))
         study.surfaces_sd.append(np.asarray(answer.values["sd"], np.float32))
-    seen = float(np.mean([np.isfinite(rows[0] + rows[-1]).mean() for rows in study.surfaces]))
-    if seen < 0.5:
+    seen = _seen(study.surfaces)
+    vendors = [_vendor_surfaces(scan) for scan in volume.scans]
+    if seen < ENOUGH_SEEN and _seen(vendors) > seen:
+        study.surfaces, study.surfaces_sd = vendors, [np.full_like(rows, np.nan) for rows in vendors]
+        message = f"The network found layers in {100 * seen:.0f} % of the A-scans; the file's own surfaces were used."
+        _warn(study, "layers_from_file", message)
+        seen, source = _seen(vendors), {"surfaces": f"of the {volume.source} file"}
+    if LEAST_SEEN <= seen < ENOUGH_SEEN:
+        study.doubt = f"retinal layers were found in only {100 * seen:.0f} % of the A-scans"
+        _warn(study, "layers_poor", f"{study.doubt[0].upper()}{study.doubt[1:]}.")
+    if seen < LEAST_SEEN:
         raise DataError(
             f"Retinal layers were found in only {100 * seen:.0f} % of the A-scans: this is no macular OCT, or its "
             "scale is wrong (see --spacing)."
         )
+    return source
+
+
+def _seen(surfaces: list[np.ndarray]) -> float:
+    """Share of the A-scans with both ILM and BM."""
+    return float(np.mean([np.isfinite(rows[0] + rows[-1]).mean() for rows in surfaces]))
+
+
+def _vendor_surfaces(scan: Scan) -> np.ndarray:
+    """The surfaces that the file brought, float32 [8, width], NaN for those it did not."""
+    missing = np.full(scan.width, np.nan, np.float32)
+    return np.stack([np.asarray(scan.surfaces.get(name, missing), np.float32) for name in SURFACES])
 
 
 def _presence(study: Study, predictor: Predictor) -> list[np.ndarray]:
@@ -152,8 +184,8 @@ def _thickness(study: Study) -> None:
     found = fovea.find_fovea(study.thickness, study.grid, volume, study.surfaces)
     study.fovea = found
     if not found.confident:
-        document.warnings.append({"name": "fovea_uncertain", "message": found.why})
-    if len(volume.scans) < 3:
+        _warn(study, "fovea_uncertain", f"The place of the fovea is uncertain: {found.why}")
+    if len(volume.scans) < LEAST_LINES:
         document.omit("etdrs", "fewer than three B-scans: no map of the macula")
         return
     study.etdrs_um = etdrs.sectors(study.thickness.total, study.grid, found, volume.laterality)
@@ -161,7 +193,7 @@ def _thickness(study: Study) -> None:
 
 
 def _associate(study: Study, permutations: int, seed: int) -> None:
-    if study.thickness is None or len(study.volume.scans) < 3:
+    if study.thickness is None or len(study.volume.scans) < LEAST_LINES:
         study.document.omit("erm_thickness_association", "fewer than three B-scans: no map of the macula")
         return
     at = (study.fovea.x_mm, study.fovea.y_mm)

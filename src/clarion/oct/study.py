@@ -40,4 +40,5 @@ class Study:
     etdrs_erm: dict[str, Sector] | None = None  # share of the sector under ERM, 0-1
     association: Association | None = None
     stage: Stage | None = None
+    doubt: str = ""  # why every finding is flagged, where the whole scan is in doubt
     timings_s: dict[str, float] = field(default_factory=dict)

@@ -37,7 +37,7 @@ class Writer:
         source = {"version": __version__, **more.pop("source", {})}
         if model := more.pop("model", None):
             source |= self.models[model]
-        why = more.pop("why", "")
+        why = "; ".join(w for w in (more.pop("why", ""), self.study.doubt) if w)
         self.study.document.add(
             Finding(
                 id=name,
@@ -69,6 +69,9 @@ def add_findings(study: Study, layers: dict[str, str], presence: dict[str, str],
 def _membrane(write: Writer, presence_from: str) -> None:
     study = write.study
     area = study.area
+    if area is None:
+        _membrane_of_line(write)
+        return
     how = {"head": "per-A-scan network on the ILM-flattened strip", "boxes": "x-extent of detector boxes"}
     flagged = _unmeasured_flag(study)
     present = area.value_mm2 >= PRESENT_MM2
@@ -102,6 +105,25 @@ def _membrane(write: Writer, presence_from: str) -> None:
             )  # fmt: skip
         else:
             study.document.omit(f"erm_share_{name.lower()}", "the sector was not scanned")
+
+
+def _membrane_of_line(write: Writer) -> None:
+    """One or two lines: what share of them lies under a membrane, and no area."""
+    study = write.study
+    for name in ("erm_area", "erm_share"):
+        study.document.omit(name, "fewer than three B-scans: no area can be measured from a line")
+    known = np.concatenate(study.presence)
+    known = known[np.isfinite(known)]
+    share = 100 * float((known >= 0.5).mean()) if known.size else None
+    write.add("erm_present", "Epiretinal membrane present", None if share is None else share >= 2, model="presence",
+              method="at least 2 % of the A-scans of the line", codes={})  # fmt: skip
+    write.add("erm_line_share", "Share of the scan line under epiretinal membrane", share, "%", model="presence",
+              method="A-scans with a probability of at least 0.5")  # fmt: skip
+    depth = np.concatenate([(rows[-1] - rows[0]) * study.volume.axial_um for rows in study.surfaces])
+    for name, title, statistic in (("mean", "Mean", np.nanmean), ("minimum", "Least", np.nanmin)):
+        value = float(statistic(depth)) if np.isfinite(depth).any() else None
+        write.add(f"line_thickness_{name}", f"{title} retinal thickness along the line", value, "um", model="layers",
+                  method="ILM to Bruch's membrane over the A-scans")  # fmt: skip
 
 
 def _unmeasured_flag(study: Study) -> str:

@@ -19,8 +19,8 @@ def draw_localiser(eye: Eye, size: int = SIZE) -> np.ndarray:
     illumination and noise are the picture's own, and another visit draws them anew.
     """
     rng = np.random.default_rng([_STREAM, eye.seed, eye.visit])
-    # The texture is drawn in the scan's frame and cannot move with the fundus: a later visit gets one of its own, so that
-    # no registration can hold on to it.
+    # The texture is drawn in the scan's frame and cannot move with the fundus: a later visit gets one of its own, so
+    # that no registration can hold on to it.
     own = [_STREAM, eye.seed, eye.visit, 1] if eye.visit else [_STREAM, eye.seed]
     small = _reflectance(eye, np.random.default_rng(own))
     half = eye.geometry.extent_mm / 2

@@ -30,13 +30,13 @@ def is_phantom(path: str | Path) -> bool:
 def read(path: str | Path, asked: Asked) -> Volume:
     """The phantom eye that the path names. UsageError if it names none.
 
-    With GROWTH the eye sat down again: another pose, other noise, its membrane's edge that many um further out (0: none).
+    With GROWTH the patient came again: another pose, other noise, the membrane's edge that many um further out.
     """
     match = _PATTERN.fullmatch(str(path))
     if match is None:
         raise UsageError(
-            f"{path} is no phantom: write phantom, phantom:SEED, phantom:SEED:STAGE or phantom:SEED:STAGE:GROWTH with a "
-            "seed of 0 or more, a stage 0-4 and a growth of 0-999 um."
+            f"{path} is no phantom: write phantom, phantom:SEED, phantom:SEED:STAGE or phantom:SEED:STAGE:GROWTH with "
+            "a seed of 0 or more, a stage 0-4 and a growth of 0-999 um."
         )
     seed, stage, growth = match.groups()
     if seed is None:
