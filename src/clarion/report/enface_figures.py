@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup, escape
+from scipy.ndimage import gaussian_filter
 from skimage.measure import find_contours
 
 from clarion.report import study_pictures as pictures
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from clarion.oct.volume import Localiser, Volume
 
 PX_PER_MM = 64
+OUTLINE_MM = 0.1
 ETDRS_MM = (0.5, 1.5, 3.0)  # radii of the grid's circles
 CHANGES = {"as before": pictures.MEMBRANE, "new": (222, 30, 110), "gone": (40, 140, 255)}
 _PLACES = ("superior", "right", "inferior", "left")
@@ -63,7 +65,7 @@ def projection_figure(volume: Volume, grid: Grid, projection, fovea=None) -> Mar
     for scan in volume.scans:
         (x1, x2), (y1, y2) = frame.at(*zip(scan.start_mm, scan.end_mm, strict=True))
         parts.append(f'<line class="scan-line" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
-    parts.append(contour(frame, grid, projection.mask))
+    parts.append(contour(frame, grid, projection.mask, OUTLINE_MM))
     parts += [_fovea_mark(frame, fovea), _scale_bar(frame), _sides(frame, volume.laterality)]
     share = float(np.mean(projection.mask[projection.scanned])) if projection.scanned.any() else 0.0
     label = f"Epiretinal membrane on the localiser image: {100 * share:.0f} % of what was scanned."
@@ -82,7 +84,7 @@ def map_figure(
     frame = frame_of(volume, grid)
     parts = [_backdrop(volume, frame, faint=True), _map(frame, grid, pictures.coloured(values, *limits, colours))]
     if mask is not None:
-        parts.append(contour(frame, grid, mask))
+        parts.append(contour(frame, grid, mask, OUTLINE_MM))
     if sectors and fovea is not None:
         parts.append(_etdrs(frame, fovea, sectors, volume.laterality, signed))
     else:
@@ -153,9 +155,13 @@ def colour_bar(limits: tuple[float, float], unit: str, colours: str = pictures.S
     )
 
 
-def contour(frame: Frame, grid: Grid, mask: np.ndarray) -> str:
-    """The outline of a mask as one path with a dark halo."""
-    padded = np.pad(mask.astype(float), 1)
+def contour(frame: Frame, grid: Grid, mask: np.ndarray, smooth_mm: float = 0.0) -> str:
+    """The outline of a mask as one path with a dark halo.
+
+    smooth_mm: SD of a blur before it is drawn. Where horizontal and vertical lines disagree each is right beside its
+    own course, and the bare outline is a lattice that says nothing of the membrane.
+    """
+    padded = gaussian_filter(np.pad(mask.astype(float), 1), smooth_mm / grid.step_mm)
     pieces = []
     for line in find_contours(padded, 0.5):
         x, y = frame.at(grid.x0_mm + (line[:, 1] - 0.5) * grid.step_mm, grid.y0_mm + (line[:, 0] - 0.5) * grid.step_mm)
