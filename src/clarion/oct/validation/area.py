@@ -144,13 +144,16 @@ def score_case(case: Case, presence: list[np.ndarray], detection: DetectionError
 
 
 def measure(eyes: int = 200, seed: int = 0, source: str = "truth", predictors: Mapping[str, Callable] | None = None,
-            detection: DetectionError | str | None = None, workers: int | None = None) -> dict:  # fmt: skip
+            detection: DetectionError | str | None = None, workers: int | None = None,
+            layers_predictor: Callable | None = None, presence_predictor: Callable | None = None) -> dict:  # fmt: skip
     """Area of `eyes` phantom eyes with membrane (stages by prevalence) and a quarter as many without.
 
-    source: see source_presence. detection: what measure_area takes, None: the shipped calibration of `source`.
-    Returns the table of the module's contract: rows by method and by stage, figures with intervals.
+    source: see source_presence, whose `predictors` may also be given one by one. detection: what measure_area takes,
+    None: the shipped calibration of `source`. Returns the table of the module's contract: rows by method and by stage,
+    figures with intervals.
     """
-    predictors = predictors or {}
+    named = {"layers": layers_predictor, "presence": presence_predictor}
+    predictors = {**(predictors or {}), **{name: p for name, p in named.items() if p is not None}}
     detection = source if detection is None else detection
     rows: list[dict] = []
     if source == "head" or "boxes" in predictors:  # networks stay in this process, drawing goes to the workers
