@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore")
@@ -31,13 +32,13 @@ def main() -> None:
     import torch
 
     from clarion.oct.phantom import make_eye
-    from clarion.oct.quantify import _detect, measure
+    from clarion.oct.quantify import detect, measure
     from clarion.oct.readers import phantom_volume
     from clarion.quantifying import DETECTOR, LAYERS, PRESENCE, open_models
 
     torch.set_num_threads(args.threads)
     volume = phantom_volume(make_eye(950_000, stage=3))
-    models = open_models(None, LAYERS, PRESENCE, "head", "cpu")
+    models = open_models(None, LAYERS, PRESENCE, "head", args.device)
     measure(volume, **models)  # warm up: kernels, caches
     study_s, steps = [], {}
     for _ in range(args.repeats):
@@ -49,16 +50,16 @@ def main() -> None:
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
     print(f"study: {statistics.median(study_s):.2f} s of {len(volume.scans)} B-scans ({steps}); peak {peak_mb:.0f} MB")
 
-    detector = open_models(DETECTOR, LAYERS, PRESENCE, "boxes", "cpu")["detector"]
+    detector = open_models(DETECTOR, LAYERS, PRESENCE, "boxes", args.device)["detector"]
     predictor = detector.predictor
     library = library_model(predictor)
     pictures = [np.repeat(scan.image[..., None], 3, axis=2) for scan in volume.scans]
     options = {"imgsz": predictor.imgsz, "conf": predictor.conf, "iou": predictor.iou, "verbose": False,
-               "device": "cpu", "max_det": predictor.max_det}  # fmt: skip
+               "device": args.device, "max_det": predictor.max_det}  # fmt: skip
     batched_s, single_s = [], []
     for round_ in range(args.repeats + 1):
         began = time.perf_counter()
-        _detect(volume, detector)
+        detect(volume, detector)
         middle = time.perf_counter()
         for picture in pictures:
             library.predict(picture, **options)
@@ -73,9 +74,10 @@ def main() -> None:
         "n": args.repeats,
         "study_s": round(statistics.median(study_s), 2),
         "peak_mb": round(peak_mb),
-        "batched_detection_s": round(statistics.median(batched_s), 3),
-        "single_detection_s": round(statistics.median(single_s), 3),
+        "batcheddetection_s": round(statistics.median(batched_s), 3),
+        "singledetection_s": round(statistics.median(single_s), 3),
         "threads": args.threads,
+        "device": args.device,
         "steps_s": steps,
     }
     print(json.dumps(result))

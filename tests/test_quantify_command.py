@@ -137,7 +137,7 @@ def test_public_files(real_data, models, tmp_path, name, thickness_um, caplog):
     assert document.findings and all(f.unit for f in document.findings if isinstance(f.value, float))
     if thickness_um:
         low, high = thickness_um
-        assert low < document.value("line_thickness_mean") < high
+        assert low < document.value("line_thickness_median") < high
         assert {"erm_area", "govetto_stage"} <= {o["name"] for o in document.omitted}
     assert all(str(part) not in json.dumps(document.to_dict()) for part in (real_data, os.sep + "oct" + os.sep))
 

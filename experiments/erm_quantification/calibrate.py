@@ -20,7 +20,7 @@ import torch
 
 from clarion import quantifying
 from clarion.oct.phantom import make_eye
-from clarion.oct.quantify import _detect
+from clarion.oct.quantify import detect
 from clarion.oct.validation import area, progression, thickness
 from clarion.oct.validation.eyes import true_volume
 from clarion.record import now, to_json, write_atomic
@@ -46,7 +46,7 @@ def main() -> None:
 def _area(models: dict, hashes: dict, eyes: int | None) -> None:
     def boxes(volume):
         """Extents that count: score 1 from the detector's operating confidence on, as `quantify` takes them."""
-        return [np.column_stack([b[:, :4], np.ones(len(b))]) for b in _detect(volume, models["detector"])]
+        return [np.column_stack([b[:, :4], np.ones(len(b))]) for b in detect(volume, models["detector"])]
 
     predictors = {"layers": models["layers"].predictor, "presence": models["presence"].predictor, "boxes": boxes}
     found = area.calibration(eyes or 150, predictors=predictors)

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from clarion.errors import UsageError
-from clarion.record import read_json, to_json, write_atomic
+from clarion.findings import read_document
+from clarion.record import to_json, write_atomic
 
 log = logging.getLogger("clarion")
 LAYERS, PRESENCE, DETECTOR = "shipped:layers_unet", "shipped:erm_presence", "shipped:yolo11n_erm_phantom"
 EXPORTS = ("dicom", "fhir")
+EXPORTED = ("opt_H.dcm", "opt_V.dcm", "seg_H.dcm", "seg_V.dcm", "seg_1.dcm", "sr.dcm", "fhir.json")
 DEFAULT_CONFIDENCE = 0.25
 
 
@@ -68,13 +70,15 @@ def quantify_path(
     """
     volume = read_visit(path, reader)
     out = out or Path(f"findings-{volume.study_id[:12]}")
-    check_out(out, volume.study_id)
     if "dicom" in exports and volume.laterality is None:
         raise UsageError("DICOM needs to know which eye this is, and the scan does not say: add --laterality OD or OS.")
     from clarion.oct.quantify import measure
 
-    study = measure(volume, **models())
-    out.mkdir(parents=True, exist_ok=True)
+    opened = models()
+    check_out(out, volume.study_id)
+    study = measure(volume, **opened)
+    for name in EXPORTED:  # of an earlier measurement: they would stand beside other findings
+        (out / name).unlink(missing_ok=True)
     written = [write_maps(study, out / "maps.npz")]
     if page:
         from clarion.report.study import write_study_report
@@ -90,14 +94,21 @@ def quantify_path(
 
 
 def check_out(out: Path, study_id: str) -> None:
-    """Refuse to write over the findings of another study, or into something that is no folder."""
+    """Make the folder, or refuse: another study's findings are in it, it is no folder, it cannot be written to."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file: give a folder.")
-    found = read_json(out / "findings.json") if (out / "findings.json").is_file() else {}
-    if found and found.get("study") != study_id:
+    if (out / "findings.json").is_file() and read_document(out / "findings.json").study != study_id:
         raise UsageError(f"--out {out} holds the findings of another study: give another folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe, name = tempfile.mkstemp(dir=out)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to ({error.strerror}): give another folder.") from None
+    os.close(probe)
+    os.unlink(name)
 
 
+VISITS = ("visit1", "visit2")
 HEADLINES = ("erm_present", "erm_area", "erm_share", "central_subfield_thickness", "macular_volume", "govetto_stage")
 
 
@@ -107,7 +118,9 @@ def summary(study: Any) -> dict[str, Any]:
     shown = {}
     for name in HEADLINES:
         if (f := document.get(name)) is not None:
-            shown[name] = {"value": f.value, "unit": f.unit, "interval": list(f.interval) if f.interval else None}
+            interval = list(f.interval) if f.interval else None
+            quality = {"state": f.quality, "why": f.why}
+            shown[name] = {"value": f.value, "unit": f.unit, "interval": interval, "quality": quality}
     return {
         "patient": document.patient,
         "study": document.study,
@@ -158,12 +171,10 @@ def compare_paths(
     volumes = [read_visit(path, reader) for path in (first, second)]
     if volumes[0].study_id == volumes[1].study_id:
         raise UsageError("Both visits are the same scan: give two different ones.")
-    if years is None and all(v.acquired for v in volumes):
-        years = (volumes[1].acquired - volumes[0].acquired).days / 365.25
     if years is not None and years <= 0:
-        raise UsageError(f"The second visit lies {abs(years):.2f} years before the first: give them in order.")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file: give a folder.")
+        raise UsageError(f"--years {years:g}: the second visit must lie after the first; give them in order.")
+    for name, volume in zip(VISITS, volumes, strict=True):
+        check_out(out / name, volume.study_id)
     from clarion.oct.progression import compare
     from clarion.oct.quantify import measure
     from clarion.report.progression import write_progression_report
@@ -171,9 +182,7 @@ def compare_paths(
     opened = models()
     studies = [measure(volume, **opened) for volume in volumes]
     progression = compare(*studies, years=years)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, study in zip(("visit1", "visit2"), studies, strict=True):
-        (out / name).mkdir(exist_ok=True)
+    for name, study in zip(VISITS, studies, strict=True):
         study.document.write(out / name / "findings.json")
     write_progression_report(*studies, progression, out / "progression.html")
     result = progression.to_dict()

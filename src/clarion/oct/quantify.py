@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,16 +19,17 @@ import numpy as np
 from clarion.errors import DataError, UsageError
 from clarion.findings import Document
 from clarion.oct import area, association, etdrs, fovea, projection, staging, thickness
+from clarion.oct.area_detection import apply_rule, load_calibration
 from clarion.oct.enface import grid_of
 from clarion.oct.study import Study
-from clarion.oct.study_findings import add_findings
-from clarion.oct.volume import SURFACES, Flag, Scan, Volume
+from clarion.oct.study_findings import add_findings, membrane_present
+from clarion.oct.volume import SURFACES, Scan, Volume
 from clarion.samples import Prediction, Sample
 
 log = logging.getLogger("clarion")
 Predictor = Callable[[Iterable[Sample]], Iterator[Prediction]]
-LOW_QUALITY_DB = 15.0  # below this Heidelberg itself calls a B-scan poor
-LEAST_SEEN, ENOUGH_SEEN = 0.05, 0.5  # share of A-scans with layers: under the first no study, under the second flagged
+LEAST_SEEN, ENOUGH_SEEN = 0.05, 0.8  # share of A-scans with layers: under the first no study, under the second flagged
+FILE_SEEN = 0.5  # the network sees less than this: surfaces that the file brought are used, if they show more
 LEAST_LINES = 3  # fewer make no map
 
 
@@ -59,8 +60,8 @@ def measure(
     if presence_from not in ("head", "boxes"):
         raise UsageError(f"presence {presence_from!r} is unknown: choose head or boxes.")
     if (presence if presence_from == "head" else detector) is None:
-        raise UsageError(f"presence {presence_from} needs its model: give --{'presence' if presence else 'detector'}.")
-    volume = volume.flagged(*_quality_flags(volume))
+        option = {"head": "--presence-model", "boxes": "--detector"}[presence_from]
+        raise UsageError(f"presence {presence_from} needs its model: give {option}.")
     document = Document(
         patient=volume.patient_id,
         study=volume.study_id,
@@ -74,12 +75,12 @@ def measure(
         used_layers = _segment(study, layers)
     if detector is not None:
         with _timed(study, "detection"):
-            study.boxes = _detect(volume, detector)
+            study.boxes = detect(volume, detector)
     with _timed(study, "presence"):
         if presence_from == "head":
             study.presence = _presence(study, presence.predictor)
         else:
-            study.presence = projection.boxes_presence(volume, study.boxes)
+            study.presence = _where_measured(study, projection.boxes_presence(volume, study.boxes))
     used = presence if presence_from == "head" else detector
     with _timed(study, "area"):
         study.projection = projection.project(volume, study.presence, study.grid)
@@ -87,12 +88,18 @@ def measure(
             study.area = area.measure_area(
                 volume, study.presence, study.projection, study.grid, detection=used.calibrated_as
             )
+            for note in study.area.notes:
+                if note.startswith("Horizontal and vertical lines differ"):
+                    _warn(study, "directions_disagree", note)
+            study.doubt = study.doubt or _unread(study)
     with _timed(study, "thickness"):
-        _thickness(study)
+        _thickness(study, used.calibrated_as)
     with _timed(study, "association"):
         _associate(study, permutations, seed)
     with _timed(study, "stage"):
         study.stage = staging.grade(volume, study.surfaces, study.fovea, presence=study.presence)
+        if study.area is not None and study.stage.value is not None:
+            study.stage = _one_answer(study)
     with _timed(study, "findings"):
         add_findings(study, used_layers, used.source, presence_from)
     return study
@@ -133,7 +140,7 @@ def _segment(study: Study, model: Model) -> dict[str, str]:
         study.surfaces_sd.append(np.asarray(answer.values["sd"], np.float32))
     seen = _seen(study.surfaces)
     vendors = [_vendor_surfaces(scan) for scan in volume.scans]
-    if seen < ENOUGH_SEEN and _seen(vendors) > seen:
+    if seen < FILE_SEEN and _seen(vendors) > seen:
         study.surfaces, study.surfaces_sd = vendors, [np.full_like(rows, np.nan) for rows in vendors]
         message = f"The network found layers in {100 * seen:.0f} % of the A-scans; the file's own surfaces were used."
         _warn(study, "layers_from_file", message)
@@ -165,7 +172,7 @@ def _presence(study: Study, predictor: Predictor) -> list[np.ndarray]:
     return [np.asarray(p.values["presence"], np.float32) for p in _in_order(study.volume, found)]
 
 
-def _detect(volume: Volume, detector: Model) -> list[np.ndarray]:
+def detect(volume: Volume, detector: Model) -> list[np.ndarray]:
     """Boxes [n, 5] x1, y1, x2, y2, score of each scan that reach the operating confidence, inside the picture."""
     samples = (Sample(s.scan_id, volume.patient_id, {"image": np.ascontiguousarray(s.image)}) for s in volume.scans)
     boxes = []
@@ -178,7 +185,7 @@ def _detect(volume: Volume, detector: Model) -> list[np.ndarray]:
     return boxes
 
 
-def _thickness(study: Study) -> None:
+def _thickness(study: Study, calibrated_as: str | None) -> None:
     volume, document = study.volume, study.document
     study.thickness = thickness.thickness_maps(volume, study.surfaces, study.grid)
     found = fovea.find_fovea(study.thickness, study.grid, volume, study.surfaces)
@@ -189,22 +196,45 @@ def _thickness(study: Study) -> None:
         document.omit("etdrs", "fewer than three B-scans: no map of the macula")
         return
     study.etdrs_um = etdrs.sectors(study.thickness.total, study.grid, found, volume.laterality)
-    study.etdrs_erm = etdrs.sectors(study.projection.probability, study.grid, found, volume.laterality)
+    # Shares of sectors follow the area: the same rule on probabilities, the same gain.
+    error = load_calibration(calibrated_as)
+    counted = projection.project(volume, [apply_rule(p, error.rule) for p in study.presence], study.grid).probability
+    share = np.minimum(error.gain * counted, 1.0)
+    study.etdrs_erm = etdrs.sectors(share, study.grid, found, volume.laterality)
 
 
 def _associate(study: Study, permutations: int, seed: int) -> None:
     if study.thickness is None or len(study.volume.scans) < LEAST_LINES:
         study.document.omit("erm_thickness_association", "fewer than three B-scans: no map of the macula")
         return
-    at = (study.fovea.x_mm, study.fovea.y_mm)
+    at = (study.fovea.x_mm, study.fovea.y_mm) if study.fovea.confident else None
     study.association = association.associate(
         study.thickness.total, study.projection.probability, study.grid, at, permutations=permutations, seed=seed
     )
 
 
-def _quality_flags(volume: Volume) -> list[Flag]:
-    poor = [s.scan_id for s in volume.scans if s.quality is not None and s.quality < LOW_QUALITY_DB]
-    if not poor or any(flag.name == "low_quality" for flag in volume.flags):
-        return []
-    names = ", ".join(poor[:5]) + (" ..." if len(poor) > 5 else "")
-    return [Flag("low_quality", f"{len(poor)} B-scans have a quality below {LOW_QUALITY_DB:g} dB ({names}).")]
+
+def _where_measured(study: Study, presence: list[np.ndarray]) -> list[np.ndarray]:
+    """Presence with NaN where no ILM was found: boxes say nothing of an A-scan that shows no retina."""
+    return [np.where(np.isfinite(rows[0]), p, np.nan) for p, rows in zip(presence, study.surfaces, strict=True)]
+
+
+def _unread(study: Study) -> str:
+    """Why the whole study is in doubt, where a fifth or more of the A-scans could not be read; else ""."""
+    missing = float(np.mean([np.isnan(p).mean() for p in study.presence]))
+    if missing < 1 - ENOUGH_SEEN:
+        return ""
+    doubt = f"{100 * missing:.0f} % of the A-scans could not be read"
+    _warn(study, "scans_unread", f"{doubt}.")
+    return doubt
+
+
+def _one_answer(study: Study) -> staging.Stage:
+    """The stage, unless it contradicts the area on whether there is a membrane at all."""
+    present = membrane_present(study.area)
+    if present and study.stage.value == 0:
+        why = "there is a membrane, but too little of it near the fovea to stage the eye by"
+        return replace(study.stage, value=None, why=why)
+    if not present and study.stage.value:
+        return replace(study.stage, value=0, trace=(*study.stage.trace, "The area found is none: stage 0."))
+    return study.stage

@@ -18,6 +18,12 @@ from clarion.oct.thickness_error import thickness_sd_um
 LEVEL = 0.95
 PRESENT_MM2 = 0.1  # under this the projection holds specks between two lines, no membrane (see area_detection)
 MIN_COVERAGE = 0.8  # of a sector; less is flagged
+LEAST_COVERAGE = 0.25  # of a sector; less is no measurement of it
+LEAST_FIELD_MM2 = 1.0  # a smaller field says nothing of an eye
+EDGE_NOTE = (
+    "an effect that fades in over the membrane's edge is underestimated (by a quarter for 0.6 mm on phantoms), "
+    "which the interval does not hold"
+)
 ICD10CM = {"OD": "H35.371", "OS": "H35.372", None: "H35.379"}  # puckering of macula
 SNOMED_ERM = "367649002"  # epiretinal membrane (disorder)
 
@@ -30,9 +36,13 @@ class Writer:
         self.scans = tuple(scan.scan_id for scan in study.volume.scans)
 
     def add(self, name: str, title: str, value: Any, unit: str | None = None, **more: Any) -> None:
-        """A finding, or an omission where the value is None or not finite. why="" is "ok", else it is flagged."""
-        if value is None or (isinstance(value, float) and not isfinite(value)):
-            self.study.document.omit(name, more.get("why") or "it could not be measured in these scans")
+        """A finding, or an omission (reason: missing) where the value is None or not finite.
+
+        why="" is "ok", else it is flagged.
+        """
+        missing = more.pop("missing", "it could not be measured in these scans")
+        if value is None or (isinstance(value, (float, np.floating)) and not isfinite(value)):
+            self.study.document.omit(name, missing)
             return
         source = {"version": __version__, **more.pop("source", {})}
         if model := more.pop("model", None):
@@ -72,9 +82,13 @@ def _membrane(write: Writer, presence_from: str) -> None:
     if area is None:
         _membrane_of_line(write)
         return
+    if area.scanned_mm2 < LEAST_FIELD_MM2:
+        for name in ("erm_present", "erm_area", "erm_share"):
+            study.document.omit(name, f"only {area.scanned_mm2:.2g} mm2 were scanned and could be read")
+        return
     how = {"head": "per-A-scan network on the ILM-flattened strip", "boxes": "x-extent of detector boxes"}
-    flagged = _unmeasured_flag(study)
-    present = area.value_mm2 >= PRESENT_MM2
+    flagged = "; ".join(w for w in (_unmeasured_flag(study), _disagreement(study)) if w)
+    present = membrane_present(area)
     lateral = study.volume.laterality
     write.add(
         "erm_present", "Epiretinal membrane present", bool(present), model="presence",
@@ -97,38 +111,66 @@ def _membrane(write: Writer, presence_from: str) -> None:
     )  # fmt: skip
     write.add("scanned_area", "Scanned field", area.scanned_mm2, "mm2", method="union of the rasters")
     for name, sector in (study.etdrs_erm or {}).items():
-        if isfinite(sector.mean):
-            write.add(
-                f"erm_share_{name.lower()}", f"Share of the {_words(name)} under epiretinal membrane",
-                100 * sector.mean, "%", derived_from=("erm_area",), why=_coverage_flag(sector),
-                method="mean membrane probability over the ETDRS sector",
-            )  # fmt: skip
-        else:
-            study.document.omit(f"erm_share_{name.lower()}", "the sector was not scanned")
+        write.add(
+            f"erm_share_{name.lower()}", f"Share of the {_words(name)} under epiretinal membrane",
+            _covered(sector, 100), "%", derived_from=("erm_area",), missing=_uncovered(sector),
+            why="; ".join(w for w in (_coverage_flag(sector), _fovea_flag(study)) if w),
+            method="mean membrane probability over the ETDRS sector, with the area's calibration",
+        )  # fmt: skip
 
 
 def _membrane_of_line(write: Writer) -> None:
     """One or two lines: what share of them lies under a membrane, and no area."""
     study = write.study
-    for name in ("erm_area", "erm_share"):
-        study.document.omit(name, "fewer than three B-scans: no area can be measured from a line")
+    for name in ("erm_present", "erm_area", "erm_share"):
+        study.document.omit(name, "fewer than three B-scans: a line neither establishes nor excludes a membrane")
     known = np.concatenate(study.presence)
     known = known[np.isfinite(known)]
-    share = 100 * float((known >= 0.5).mean()) if known.size else None
-    write.add("erm_present", "Epiretinal membrane present", None if share is None else share >= 2, model="presence",
-              method="at least 2 % of the A-scans of the line", codes={})  # fmt: skip
-    write.add("erm_line_share", "Share of the scan line under epiretinal membrane", share, "%", model="presence",
-              method="A-scans with a probability of at least 0.5")  # fmt: skip
-    depth = np.concatenate([(rows[-1] - rows[0]) * study.volume.axial_um for rows in study.surfaces])
-    for name, title, statistic in (("mean", "Mean", np.nanmean), ("minimum", "Least", np.nanmin)):
-        value = float(statistic(depth)) if np.isfinite(depth).any() else None
-        write.add(f"line_thickness_{name}", f"{title} retinal thickness along the line", value, "um", model="layers",
-                  method="ILM to Bruch's membrane over the A-scans")  # fmt: skip
+    write.add("erm_line_share", "Share of the scan line under epiretinal membrane",
+              100 * float((known >= 0.5).mean()) if known.size else None, "%", model="presence",
+              method="A-scans with a probability of at least 0.5", why="one line, not an eye")  # fmt: skip
+    depth = np.concatenate([_depth_of_line(study, k) for k in range(len(study.surfaces))])
+    depth = depth[np.isfinite(depth)]
+    for name, title, share in (("median", "Median", 50), ("least", "Least (1st percentile)", 1)):
+        write.add(f"line_thickness_{name}", f"{title} retinal thickness along the line",
+                  float(np.percentile(depth, share)) if depth.size else None, "um", model="layers",
+                  method="ILM to Bruch's membrane over the A-scans outside the optic disc")  # fmt: skip
+
+
+def _depth_of_line(study: Study, k: int) -> np.ndarray:
+    """ILM to BM, um [width]; NaN where the layers end (the optic disc) or the network is unsure of them."""
+    rows, sd = study.surfaces[k], study.surfaces_sd[k]
+    depth = (rows[-1] - rows[0]) * study.volume.axial_um
+    unsure = np.nan_to_num(np.maximum(sd[0], sd[-1])) > 3.0
+    return np.where((depth < 60) | unsure, np.nan, depth)
 
 
 def _unmeasured_flag(study: Study) -> str:
     missing = float(np.mean([np.isnan(p).mean() for p in study.presence]))
     return f"{100 * missing:.0f} % of the A-scans could not be read" if missing > 0.05 else ""
+
+
+def membrane_present(area: Any) -> bool:
+    """Whether the area found is more than specks between two lines."""
+    return area.value_mm2 >= PRESENT_MM2
+
+
+def _disagreement(study: Study) -> str:
+    said = [w["message"] for w in study.document.warnings if w["name"] == "directions_disagree"]
+    return said[0] if said else ""
+
+
+def _fovea_flag(study: Study) -> str:
+    return "" if study.fovea is None or study.fovea.confident else f"the fovea is uncertain: {study.fovea.why}"
+
+
+def _covered(sector: etdrs.Sector, scale: float = 1.0) -> float | None:
+    """The sector's mean, None where too little of it was scanned to speak for it."""
+    return None if sector.coverage < LEAST_COVERAGE or not isfinite(sector.mean) else scale * sector.mean
+
+
+def _uncovered(sector: etdrs.Sector) -> str:
+    return f"only {100 * sector.coverage:.0f} % of the sector was scanned"
 
 
 def _coverage_flag(sector: etdrs.Sector) -> str:
@@ -146,14 +188,15 @@ def _sectors(write: Writer) -> None:
         return
     doubt = "" if place.confident else f"the fovea is uncertain: {place.why}"
     z = float(ndtri((1 + LEVEL) / 2))
-    write.add("fovea_shift", "Distance of the fovea from the centre of the raster", place.shift_mm, "mm", why=doubt,
+    write.add("fovea_shift", "Distance of the fovea from the centre of the raster",
+              place.shift_mm if place.confident else None, "mm", missing=doubt,
               method="pit, thinnest inner retina and thickest outer nuclear layer")  # fmt: skip
 
     def thick(name: str, title: str, sector: etdrs.Sector, key: str) -> None:
-        if not isfinite(sector.mean):
-            study.document.omit(name, "the sector was not scanned")
+        if _covered(sector) is None:
+            study.document.omit(name, _uncovered(sector))
             return
-        sd = thickness_sd_um(key)
+        sd = thickness_sd_um(key, write.models["layers"].get("hash", ""))
         score = norms.z_score(sector.mean, key, device=study.volume.device)
         note = "" if score.z is None else f" z = {score.z:+.1f} against published norms: {score.caution} {score.source}"
         code = etdrs.LOINC.get(key)
@@ -169,13 +212,14 @@ def _sectors(write: Writer) -> None:
     point = etdrs.centre_point(maps.total, study.grid, place)
     thick("centre_point_thickness", "Retinal thickness at the foveal centre", point, "centre_point")
     whole = etdrs.volume_mm3(study.etdrs_um)
-    write.add("macular_volume", "Retinal volume within 6 mm of the fovea", whole.mean, "mm3", model="layers",
-              codes={"loinc": etdrs.LOINC["volume"]}, why=doubt or _coverage_flag(whole),
+    write.add("macular_volume", "Retinal volume within 6 mm of the fovea", _covered(whole), "mm3", model="layers",
+              codes={"loinc": etdrs.LOINC["volume"]}, why=doubt or _coverage_flag(whole), missing=_uncovered(whole),
               method="sum over the ETDRS sectors of mean thickness times area")  # fmt: skip
     for slab, title in (("inner", "Inner retina (ILM to INL/OPL)"), ("outer", "Outer retina (INL/OPL to BM)")):
         values = etdrs.sectors(getattr(maps, slab), study.grid, place, study.volume.laterality)[etdrs.CENTRAL]
-        write.add(f"central_{slab}_thickness", f"{title}, central subfield", values.mean, "um", model="layers",
-                  method="mean over the central subfield", why=doubt or _coverage_flag(values))  # fmt: skip
+        write.add(f"central_{slab}_thickness", f"{title}, central subfield", _covered(values), "um", model="layers",
+                  method="mean over the central subfield", why=doubt or _coverage_flag(values),
+                  missing=_uncovered(values))  # fmt: skip
     crossings = thickness.crossing_difference_um(study.volume, study.surfaces)
     if crossings.n:
         write.add("thickness_repeatability", "Repeatability of thickness where horizontal and vertical lines cross",
@@ -210,11 +254,12 @@ def _association(write: Writer) -> None:
     test = "" if found.p_value is None else (
         f"; p = {found.p_value:.3g} from {found.permutations} membranes moved over the map ({found.null})")  # fmt: skip
     interval("erm_thickening", "Thickening under the membrane at equal eccentricity", "um", "adjusted_difference_um",
-             f"generalised least squares beside a smooth trend in eccentricity and direction{test}")  # fmt: skip
+             "generalised least squares beside a smooth trend in eccentricity and direction"
+             f"{test}; {EDGE_NOTE}")  # fmt: skip
     interval("erm_thickness_rank_correlation", "Rank correlation of membrane and thickness at equal eccentricity", "1",
              "adjusted_spearman", "Spearman over map cells, trend and neighbourhood removed (whitened)")  # fmt: skip
     interval("erm_thickening_away", "Thickening well inside the membrane over retina well outside it", "um",
-             "away_from_edge_um", "at equal eccentricity, away from the membrane's edge")  # fmt: skip
+             "away_from_edge_um", f"at equal eccentricity, away from the membrane's edge; {EDGE_NOTE}")  # fmt: skip
     if found.p_value is not None:
         write.add("erm_thickness_p", "p of no association (spatial permutation)", found.p_value, "1",
                   method=f"{found.permutations} {found.null} permutations", **base)  # fmt: skip
@@ -240,14 +285,16 @@ def _stage(write: Writer) -> None:
 def _shape(write: Writer) -> None:
     study = write.study
     found = shape.measure_shape(study.volume, study.surfaces, study.fovea, study.presence)
+    doubt = _fovea_flag(study)
     for key, where in (("all", "macula"), ("inside", "under the membrane"), ("outside", "outside the membrane")):
         if found.fold_um[key] is None:
             continue
         end = "" if key == "all" else f"_{key}"
         write.add(f"fold_index{end}", f"Fold height of the ILM, {where}", found.fold_um[key], "um", model="layers",
-                  method="RMS, wavelengths 0.1 to 0.6 mm (ISO 16610-21)")  # fmt: skip
+                  why=doubt, method="RMS, wavelengths 0.1 to 0.6 mm (ISO 16610-21)")  # fmt: skip
         write.add(f"traction_index{end}", f"Traction index, {where}", found.traction_um_per_mm[key], "um/mm",
-                  model="layers", method="RMS gradient of inner-surface displacement along the scans")  # fmt: skip
+                  model="layers", why=doubt,
+                  method="RMS gradient of inner-surface displacement along the scans")  # fmt: skip
     bend = np.concatenate([c[np.isfinite(c)] for c in shape.curvature(study.volume, study.surfaces)])
     if bend.size:
         write.add("bm_curvature", "Curvature of Bruch's membrane as the picture shows it", float(np.median(bend)),

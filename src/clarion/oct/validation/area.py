@@ -24,6 +24,7 @@ from clarion.oct.phantom.geometry import DIRECTIONS, SPECTRALIS_25, Geometry
 from clarion.oct.phantom.membrane import area_mm2
 from clarion.oct.presence.boxes import presence_from_boxes
 from clarion.oct.projection import boxes_presence, project, project_boxes
+from clarion.oct.quantify import Model, detect
 from clarion.oct.volume import Scan, Volume
 from clarion.samples import Sample
 
@@ -124,6 +125,12 @@ def source_presence(case: Case, source: str, predictors: Mapping[str, Callable] 
     )
 
 
+def counting_boxes(volume: Volume, detector: Callable) -> list[np.ndarray]:
+    """A detector's boxes as `quantify` takes them: from the operating confidence on all count alike."""
+    found = detect(volume, Model(detector, {}))
+    return [np.column_stack([b[:, :4], np.ones(len(b))]) for b in found]
+
+
 def score_case(case: Case, presence: list[np.ndarray], detection: DetectionError | str | None) -> dict:
     """The areas of one eye by every method, with intervals where the method has one."""
     volume, grid = case.volume, grid_of(case.volume)
@@ -145,7 +152,8 @@ def score_case(case: Case, presence: list[np.ndarray], detection: DetectionError
 
 def measure(eyes: int = 200, seed: int = 0, source: str = "truth", predictors: Mapping[str, Callable] | None = None,
             detection: DetectionError | str | None = None, workers: int | None = None,
-            layers_predictor: Callable | None = None, presence_predictor: Callable | None = None) -> dict:  # fmt: skip
+            layers_predictor: Callable | None = None, presence_predictor: Callable | None = None,
+            detector: Callable | None = None) -> dict:  # fmt: skip
     """Area of `eyes` phantom eyes with membrane (stages by prevalence) and a quarter as many without.
 
     source: see source_presence, whose `predictors` may also be given one by one. detection: what measure_area takes,
@@ -154,6 +162,8 @@ def measure(eyes: int = 200, seed: int = 0, source: str = "truth", predictors: M
     """
     named = {"layers": layers_predictor, "presence": presence_predictor}
     predictors = {**(predictors or {}), **{name: p for name, p in named.items() if p is not None}}
+    if detector is not None:
+        predictors["boxes"] = partial(counting_boxes, detector=detector)
     detection = source if detection is None else detection
     rows: list[dict] = []
     if source == "head" or "boxes" in predictors:  # networks stay in this process, drawing goes to the workers
