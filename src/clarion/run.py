@@ -165,6 +165,7 @@ def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record
         "data_kind": data.kind,
         "validation": tables.get("val") if final != "val" else None,
         "train_counts": train_counts(data),
+        "train_truth": train_truth(data),
     }
     results = {}
     for name, node in cfg.evaluators.items():
@@ -210,6 +211,14 @@ def train_counts(data: Any) -> list[int] | None:
         return None
     labels = data.truth("train")["label"]
     return [int((labels == k).sum()) for k in range(len(data.class_names))]
+
+
+def train_truth(data: Any):
+    """Times and events of the training patients (DataFrame): survival scores learn from them how patients are censored."""
+    if data.task != "survival" or not data.splits.get("train"):
+        return None
+    truth = data.truth("train")
+    return truth[[c for c in ("time", "event", "cancer") if c in truth.columns]]
 
 
 def headline(metrics: dict) -> str:

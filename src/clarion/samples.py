@@ -28,6 +28,7 @@ class Prediction:
     detection: boxes [[x1, y1, x2, y2], ...] in pixels of the original image, scores, labels (class index)
     classification: probabilities [p_0, ...] in the order of data.class_names
     generation: text
+    survival: risk (higher is worse), optional survival (probabilities) at times (months)
     layers: surfaces and sd [8, width] in rows; presence: presence [width]
     """
 
