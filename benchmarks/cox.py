@@ -40,15 +40,14 @@ a <- commandArgs(trailingOnly = TRUE); n <- as.integer(a[2]); p <- as.integer(a[
 con <- file(a[1], "rb")
 time <- readBin(con, "double", n); event <- readBin(con, "double", n)
 x <- matrix(readBin(con, "double", n * p), n, p); close(con)
-y <- Surv(time, event); names <- as.character(seq_len(n))
-options <- list(y = y, strata = NULL, offset = NULL, init = NULL, control = coxph.control(), weights = NULL,
-                method = "efron", rownames = names)
-if ("resid" %in% names(formals(coxph.fit))) options$resid <- FALSE
-one <- function(j, options) do.call(coxph.fit, c(list(x = x[, j, drop = FALSE]), options))$coefficients
-one(1, options)
-seconds <- system.time(for (j in seq_len(p)) one(j, options))[["elapsed"]]
-options$control <- coxph.control(eps = 1e-12, toler.chol = 1e-13, iter.max = 50)
-beta <- sapply(seq_len(p), one, options = options)
+y <- Surv(time, event); label <- as.character(seq_len(n)); usual <- coxph.control()
+one <- if ("resid" %in% names(formals(coxph.fit)))
+  function(j, how) coxph.fit(x[, j, drop = FALSE], y, NULL, NULL, NULL, how, NULL, "efron", label, resid = FALSE)
+else function(j, how) coxph.fit(x[, j, drop = FALSE], y, NULL, NULL, NULL, how, NULL, "efron", label)
+one(1, usual)
+seconds <- system.time(for (j in seq_len(p)) one(j, usual))[["elapsed"]]
+exact <- coxph.control(eps = 1e-12, toler.chol = 1e-13, iter.max = 50)
+beta <- sapply(seq_len(p), function(j) one(j, exact)$coefficients)
 cat(sprintf("%.9f", seconds), sprintf("%.17g", beta))
 """
 

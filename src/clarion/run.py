@@ -214,7 +214,7 @@ def train_counts(data: Any) -> list[int] | None:
 
 
 def train_truth(data: Any):
-    """Times and events of the training patients (DataFrame): survival scores learn from them how patients are censored."""
+    """Times and events of the training patients (DataFrame): from them survival scores learn the censoring."""
     if data.task != "survival" or not data.splits.get("train"):
         return None
     truth = data.truth("train")
