@@ -41,10 +41,10 @@ con <- file(a[1], "rb")
 time <- readBin(con, "double", n); event <- readBin(con, "double", n)
 x <- matrix(readBin(con, "double", n * p), n, p); close(con)
 y <- Surv(time, event); label <- as.character(seq_len(n)); usual <- coxph.control()
-one <- if ("resid" %in% names(formals(coxph.fit)))
-  function(j, how) coxph.fit(x[, j, drop = FALSE], y, NULL, NULL, NULL, how, NULL, "efron", label, resid = FALSE)
-else function(j, how) coxph.fit(x[, j, drop = FALSE], y, NULL, NULL, NULL, how, NULL, "efron", label)
-one(1, usual)
+one <- function(j, how) coxph.fit(x[, j, drop = FALSE], y, NULL, NULL, NULL, how, NULL, "efron", label, resid = FALSE)
+if (!("resid" %in% names(formals(coxph.fit)))) # older versions
+  one <- function(j, how) coxph.fit(x[, j, drop = FALSE], y, NULL, NULL, NULL, how, NULL, "efron", label)
+invisible(one(1, usual))
 seconds <- system.time(for (j in seq_len(p)) one(j, usual))[["elapsed"]]
 exact <- coxph.control(eps = 1e-12, toler.chol = 1e-13, iter.max = 50)
 beta <- sapply(seq_len(p), function(j) one(j, exact)$coefficients)
@@ -109,7 +109,7 @@ def r_peer(expression: pd.DataFrame, months, event) -> tuple[float, np.ndarray] 
         command = ["Rscript", str(script), str(data), str(len(expression)), str(expression.shape[1])]
         done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=1800)
     if done.returncode:
-        return f"Rscript failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+        return f"Rscript failed: {' '.join(done.stderr.split())[-200:] or 'no message'}"
     seconds, *coef = map(float, done.stdout.split())
     return seconds / expression.shape[1], np.array(coef)
 
