@@ -104,6 +104,18 @@ def test_doubts_are_flagged():
     assert {"registration_loose", "registered_on_thickness"} <= {f.name for f in found.flags}
 
 
+def test_the_record_says_whose_scans_were_compared_and_of_what_kind():
+    first, second = visit(device="A"), visit(1.1, device="B", data_kind="phantom", patient_id="P2")
+    data = compared(first, second).to_dict()
+    assert data["data_kind"] == "phantom"
+    assert data["visits"] == [
+        {"study": first.volume.study_id, "patient": "P1", "device": "A", "data_kind": "phantom"},
+        {"study": second.volume.study_id, "patient": "P2", "device": "B", "data_kind": "phantom"},
+    ]
+    for kinds, said in ((("public", "public"), "public"), (("phantom", "public"), "private")):
+        assert compared(*(visit(1 + k, data_kind=kind) for k, kind in enumerate(kinds))).data_kind == said
+
+
 def test_what_is_missing_is_omitted_with_its_reason():
     first, second = visit(), visit(1.1)
     second.projection = None

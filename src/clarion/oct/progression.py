@@ -64,6 +64,16 @@ class Repeatability:
 
 
 @dataclass(frozen=True)
+class Visit:
+    """Which scan a visit was: digest of the input, pseudonym, device, and whether it is a phantom's."""
+
+    study: str
+    patient: str
+    device: str
+    data_kind: str
+
+
+@dataclass(frozen=True)
 class Change:
     """second - first, in `unit`. limit: of repeatability, the half-width of the 95 % interval too."""
 
@@ -104,6 +114,13 @@ class Progression:
     repeatability: Repeatability
     flags: tuple[Flag, ...] = ()
     omitted: dict[str, str] = field(default_factory=dict)
+    visits: tuple[Visit, ...] = ()  # first, second
+
+    @property
+    def data_kind(self) -> str:
+        """That of both visits; of mixed kinds the most guarded, private."""
+        kinds = {visit.data_kind for visit in self.visits}
+        return kinds.pop() if len(kinds) == 1 else "private"
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, verdicts and reasons as plain data; maps are left out."""
@@ -114,6 +131,8 @@ class Progression:
 
         pixel = self.grid.pixel_mm2
         return {
+            "data_kind": self.data_kind,
+            "visits": [asdict(visit) for visit in self.visits],
             "registration": {**asdict(self.registration), "shift_mm": list(self.registration.shift_mm)},
             "years": self.years,
             "area": plain(self.area),
@@ -179,6 +198,7 @@ def compare(
     return Progression(
         registration, first.grid, years, area, growth, sectors.get(etdrs.CENTRAL), sectors, difference, new, lost,
         common, share, repeatability, tuple(flags), omitted,
+        tuple(_visit(study.volume) for study in (first, second)),
     )  # fmt: skip
 
 
@@ -221,6 +241,10 @@ def _identity(first: Volume, second: Volume) -> list[Flag]:
     if patterns[0] != patterns[1]:
         flags.append(Flag("pattern_differs", "The visits were scanned with different line patterns."))
     return flags
+
+
+def _visit(volume: Volume) -> Visit:
+    return Visit(volume.study_id, volume.patient_id, volume.device, volume.data_kind)
 
 
 def _side(volume: Volume) -> str:

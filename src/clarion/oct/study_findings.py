@@ -82,6 +82,7 @@ def _membrane(write: Writer, presence_from: str) -> None:
     if area is None:
         _membrane_of_line(write)
         return
+    write.add("scanned_area", "Scanned field", area.scanned_mm2, "mm2", method="union of the rasters, where readable")
     if area.scanned_mm2 < LEAST_FIELD_MM2:
         for name in ("erm_present", "erm_area", "erm_share"):
             study.document.omit(name, f"only {area.scanned_mm2:.2g} mm2 were scanned and could be read")
@@ -109,7 +110,6 @@ def _membrane(write: Writer, presence_from: str) -> None:
         interval=(low * share, high * share, level), derived_from=("erm_area",), why=flagged,
         method=f"area over the {area.scanned_mm2:.1f} mm2 scanned",
     )  # fmt: skip
-    write.add("scanned_area", "Scanned field", area.scanned_mm2, "mm2", method="union of the rasters")
     for name, sector in (study.etdrs_erm or {}).items():
         write.add(
             f"erm_share_{name.lower()}", f"Share of the {_words(name)} under epiretinal membrane",

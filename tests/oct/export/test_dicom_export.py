@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ import pytest
 hd = pytest.importorskip("highdicom", reason="highdicom is not installed: no DICOM export to test")
 import pydicom  # noqa: E402
 from drawn_study import drawn_study  # noqa: E402
+from pydicom.uid import DeflatedExplicitVRLittleEndian  # noqa: E402
 
 from clarion.errors import DataError, UsageError  # noqa: E402
 from clarion.findings import Finding  # noqa: E402
 from clarion.oct.export import export_all  # noqa: E402
 from clarion.oct.export.opt import read_source, write_opt  # noqa: E402
 from clarion.oct.export.seg import BAND_UM, ERM_SEGMENT, LAYERS, label_scan, segment_number  # noqa: E402
-from clarion.oct.export.sr import read_findings  # noqa: E402
+from clarion.oct.export.sr import read_findings, read_remarks  # noqa: E402
+from clarion.oct.readers import read_volume  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +241,95 @@ def test_laterality_mismatch_stops_everything(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_report_holds_every_warning_and_every_omission(study, files, tmp_path):
+    """A code's meaning ends at 64 letters; these sentences are longer and must come back whole."""
+    files["sr.dcm"].save_as(tmp_path / "sr.dcm")
+    assert read_remarks(tmp_path / "sr.dcm") == {
+        "warnings": ["The scale is the device's nominal one, not measured."],
+        "omitted": ["Stage: No central scan was measured."],
+    }
+    long = "Why " * 50 + "not."
+    document = replace(study.document, warnings=[{"name": "a", "message": long}] * 2, omitted=[])
+    (path,) = [p for p in export_all(replace(study, document=document), tmp_path) if p.name == "sr.dcm"]
+    assert read_remarks(path) == {"warnings": [long] * 2, "omitted": []}
+    assert len(read_findings(path)) == len(study.document.findings)
+    silent = replace(study, document=replace(document, warnings=[]))
+    (path,) = [p for p in export_all(silent, tmp_path) if p.name == "sr.dcm"]
+    assert read_remarks(path) == {"warnings": [], "omitted": []}
+    assert b"C0034375" not in path.read_bytes()  # an empty container is left out
+
+
+@pytest.fixture
+def read_back(tmp_path):
+    """A study's images, exported and read again."""
+
+    def read(study, **changes):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for direction in "HV":
+            data = write_opt(study, direction)
+            for name, value in changes.items():
+                setattr(data, name, value)
+            data.save_as(folder / f"{direction}.dcm", enforce_file_format=True)
+        return read_volume(folder)
+
+    return read
+
+
+def test_the_day_of_measuring_is_not_taken_as_that_of_scanning(study, read_back):
+    """Between two visits measured on one day and scanned years apart, `compare` would divide by that day."""
+    assert read_back(study).acquired is None
+    # Either mark of this project's files is enough, whatever an archive filled in.
+    assert read_back(study, StudyDate="20240102", DeidentificationMethod="").acquired is None
+    assert read_back(study, AcquisitionDateTime="20240102101112").acquired is None
+    other = {"AcquisitionDateTime": "", "DeidentificationMethod": ""}
+    assert read_back(study, **other).acquired is None  # ContentDate is when a file's content was made
+    assert read_back(study, **other, StudyDate="20240102").acquired == date(2024, 1, 2)
+
+
+def test_a_phantom_stays_a_phantom(study, read_back):
+    assert read_back(study).data_kind == "phantom"
+    assert read_back(replace(study, volume=replace(study.volume, data_kind="private"))).data_kind == "private"
+    assert read_back(study, StudyDescription="Phantom limb, OCT").data_kind == "private"
+
+
+@pytest.mark.parametrize(
+    "device", ["phantom 6 (spectralis_25)", "Heidelberg Spectralis (screen export)", "Spectralis", "unknown"]
+)
+def test_the_device_comes_back_as_it_was(study, read_back, device):
+    assert read_back(replace(study, volume=replace(study.volume, device=device))).device == device
+
+
+def test_a_maker_that_the_model_repeats_is_named_once(study, read_back):
+    names = {"Manufacturer": "Heidelberg", "ManufacturerModelName": "Heidelberg Spectralis"}
+    assert read_back(study, **names).device == "Heidelberg Spectralis"
+    assert read_back(study, **names | {"ManufacturerModelName": "Heidelbergian"}).device == "Heidelberg Heidelbergian"
+
+
+def test_an_export_folder_is_read_by_its_images_alone(study, tmp_path):
+    """The segmentations are deflated, which no reader here inflates."""
+    export_all(study, tmp_path)
+    for other in ("fhir.json", "sr.dcm"):
+        (tmp_path / other).unlink()
+    volume = read_volume(tmp_path)
+    assert len(volume.scans) == 14 and "files_left_out" in {f.name for f in volume.flags}
+
+
+def test_a_source_is_not_inflated_to_be_looked_at(study, tmp_path):
+    given = write_opt(study, "H")
+    given.PixelData = bytes(2**25)
+    given.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    given.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    tracemalloc.start()
+    try:
+        assert read_source(tmp_path, study) is None
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
 def test_this_projects_own_reader_finds_every_line_where_it_was(study, tmp_path):
     """Writer and reader of OPT were written apart; they must agree on every axis."""
-    from clarion.oct.readers import read_volume
-
     for path in export_all(study, tmp_path / "all", {"dicom"}):
         if path.name.startswith("opt_"):
             (tmp_path / "opt").mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 pytest.importorskip("fhir.resources", reason="fhir.resources is not installed: no FHIR export to test")
+import pydicom  # noqa: E402
 from drawn_study import drawn_study  # noqa: E402
 
 from clarion.errors import DataError  # noqa: E402
@@ -104,6 +105,33 @@ def test_nothing_of_the_patient_but_the_pseudonym(study, bundle):
     assert patient["identifier"][0]["value"] == study.volume.patient_id
     (imaging,) = resources(bundle, "ImagingStudy")
     assert "started" not in imaging and imaging["numberOfSeries"] == 2
+
+
+def test_observations_derive_from_the_segmentations_written_beside_them(study, bundle, tmp_path):
+    """R4B's Observation.derivedFrom cannot name a series, but a DocumentReference."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed: no DICOM export to test")
+    paths = {p.name: p for p in export_all(study, tmp_path, {"dicom", "fhir"})}
+    found = read_bundle(paths["fhir.json"])
+    documents = {d["content"][0]["attachment"]["url"]: d for d in resources(found, "DocumentReference")}
+    assert list(documents) == ["seg_H.dcm", "seg_V.dcm"]
+    (imaging,) = resources(found, "ImagingStudy")
+    series = {s["uid"]: s for s in imaging["series"]}
+    assert imaging["numberOfSeries"] == imaging["numberOfInstances"] == len(series) == 4
+    for name, document in documents.items():
+        seg = pydicom.dcmread(paths[name])
+        assert document["masterIdentifier"]["value"] == f"urn:oid:{seg.SOPInstanceUID}"
+        held = series[seg.SeriesInstanceUID]
+        assert held["modality"]["code"] == "SEG" and held["instance"][0]["uid"] == seg.SOPInstanceUID
+        assert held["instance"][0]["sopClass"]["code"] == f"urn:oid:{seg.SOPClassUID}"
+    derived = {
+        o["identifier"][0]["value"]: {
+            name for name, d in documents.items() if {"reference": f"urn:uuid:{d['id']}"} in o["derivedFrom"]
+        }
+        for o in resources(found, "Observation")
+    }
+    assert derived["erm_area"] == {"seg_H.dcm", "seg_V.dcm"} and derived["erm_present"] == {"seg_V.dcm"}
+    assert derived["central_subfield_thickness"] == {"seg_H.dcm"} and derived["erm_share_csf"] == set()
+    assert not resources(bundle, "DocumentReference")  # nothing is referred to that was not written
 
 
 def test_the_same_study_gives_the_same_bundle(study, bundle):

@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 OPT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 PHOTO = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
@@ -107,6 +107,11 @@ def write(path: Path, data: Dataset, compress: str | None = None) -> Path:
         data.compress(compress)
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_deflated(path: Path, data: Dataset) -> Path:
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    return write(path, data)
 
 
 def as_bytes(data: Dataset) -> bytes:

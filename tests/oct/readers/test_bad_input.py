@@ -1,7 +1,9 @@
 """Bad input: each case ends in one sentence that names the problem and a fix, and holds nothing of the patient."""
 
+import gzip
 import os
 import shutil
+import tracemalloc
 
 import cv2
 import nibabel as nib
@@ -12,7 +14,7 @@ from clarion.errors import ClarionError, DataError, UsageError
 from clarion.oct.phantom.localiser import draw_localiser
 from clarion.oct.readers import read_volume
 
-from .dicom_files import as_bytes, opt, photograph, write
+from .dicom_files import as_bytes, opt, photograph, write, write_deflated
 from .exports import save, screen_export, topcon_bytes, vol_bytes
 
 CASES = {}
@@ -199,6 +201,18 @@ def truncated_dicom(folder, eye, parts, export):
     return {"path": folder / "a.dcm"}
 
 
+@case("is a deflated DICOM file, which is not read")
+def deflated_dicom(folder, eye, parts, export):
+    return {"path": write_deflated(folder / "a.dcm", opt(parts[0][:1], places=[(9, 0, 9, 400)]))}
+
+
+@case("pixels above 1 GiB")
+def dicom_of_too_many_bytes(folder, eye, parts, export):
+    data = opt(parts[0][:1].astype(np.uint16), places=[(9, 0, 9, 400)])
+    data.NumberOfFrames = 1 + 2**30 // (2 * data.Rows * data.Columns)
+    return {"path": write(folder / "a.dcm", data)}
+
+
 @case("no readable NIfTI")
 def damaged_nifti(folder, eye, parts, export):
     (folder / "a.nii.gz").write_bytes(b"\x1f\x8b" + b"Mueller" * 50)
@@ -209,6 +223,31 @@ def damaged_nifti(folder, eye, parts, export):
 def nifti_of_many_volumes(folder, eye, parts, export):
     nib.save(nib.Nifti1Image(np.zeros((40, 40, 3, 2), np.uint8), np.eye(4)), folder / "a.nii")
     return {"path": folder / "a.nii"}
+
+
+@case("voxels of more than 1 GiB")
+def nifti_of_too_many_bytes(folder, eye, parts, export):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((900, 1000, 600))  # 540 million voxels
+    (folder / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    return {"path": folder / "a.nii.gz"}
+
+
+@case("begin behind 16 MiB of header")
+def nifti_with_a_header_that_inflates(folder, eye, parts, export):
+    header = nib.Nifti1Header()
+    header.set_data_shape((40, 40, 3))
+    header["vox_offset"] = 2**31
+    (folder / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    return {"path": folder / "a.nii.gz"}
+
+
+@case("holds no grey levels")
+def nifti_of_colours(folder, eye, parts, export):
+    colours = np.zeros((40, 40, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colours, np.eye(4)), folder / "a.nii")
+    return {"path": folder / "a.nii", "spacing": "3.87,11.7,240"}
 
 
 @case("carry no scale.*--spacing AXIAL,LATERAL")
@@ -271,5 +310,20 @@ def test_one_sentence(name, tmp_path, eye, parts, export, caplog):
     with pytest.raises(kind, match=match) as caught:
         read_volume(arguments.pop("path"), **arguments)
     message = str(caught.value)
-    assert isinstance(caught.value, ClarionError) and "\n" not in message and message.endswith((".", "[:STAGE]]."))
+    assert isinstance(caught.value, ClarionError) and "\n" not in message and message.endswith((".", "[:GROWTH]]]."))
     assert not any(word in message + caplog.text for word in ("Mueller", "Anna", "4711", str(tmp_path)))
+
+
+def test_refused_files_are_not_inflated(tmp_path, parts):
+    """64 MiB of zeros in some kilobytes: what they would take must be known before it is taken."""
+    data = opt(parts[0][:1], places=[(9, 0, 9, 400)])
+    data.PixelData = bytes(2**26)
+    file = write_deflated(tmp_path / "a.dcm", data)
+    assert file.stat().st_size < 2**17
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="deflated"):
+            read_volume(file)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()

@@ -1,5 +1,9 @@
 """Plain folders, NIfTI and the built-in phantom."""
 
+import gzip
+import struct
+import tracemalloc
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,7 +13,7 @@ from clarion.oct.enface import fused_map, grid_of
 from clarion.oct.phantom import Geometry, make_eye
 from clarion.oct.phantom.fields import sample
 from clarion.oct.phantom.localiser import draw_localiser
-from clarion.oct.readers import phantom_volume, read_volume
+from clarion.oct.readers import FORMATS, phantom_volume, read_volume
 
 from .exports import save
 
@@ -55,6 +59,24 @@ def test_nifti_upside_down_and_floats(tmp_path, bscans):
     assert np.corrcoef(volume.scans[0].image.ravel(), bscans[0].ravel())[0, 1] > 0.97
 
 
+@pytest.mark.parametrize(("slope", "offset"), [(2.0, 1.0), (-1.0, 255.0)])
+def test_scaled_nifti_takes_no_floats_of_its_size(tmp_path, bscans, slope, offset):
+    """With a scale in its header nibabel's array is of float64: eight times a uint8 volume, and more to stretch it."""
+    stored = np.tile(np.transpose(bscans if slope > 0 else 255 - bscans, (2, 1, 0)), (1, 1, 8))
+    nib.save(nib.Nifti1Image(stored, np.diag([0.0117, 0.003872, 0.24, 1])), tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[112:120] = struct.pack("<ff", slope, offset)  # scl_slope, scl_inter
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw))
+    tracemalloc.start()
+    try:
+        volume = read_volume(tmp_path / "a.nii.gz")
+        assert tracemalloc.get_traced_memory()[1] < 6 * stored.nbytes
+    finally:
+        tracemalloc.stop()
+    assert {f.name for f in volume.flags} >= {"display_stretched"} and len(volume.scans) == 24
+    assert np.corrcoef(volume.scans[4].image.ravel(), bscans[1].ravel())[0, 1] > 0.97
+
+
 def test_phantom_volume_tells_its_truth():
     eye = make_eye(900_001, 3, SMALL)
     volume = phantom_volume(eye)
@@ -97,3 +119,4 @@ def test_phantom_paths(tmp_path, monkeypatch):
     assert later.study_id != volume.study_id
     with pytest.raises(UsageError, match="phantom:SEED"):
         read_volume("phantom:12:7")
+    assert FORMATS.endswith("phantom[:SEED[:STAGE[:GROWTH]]]")

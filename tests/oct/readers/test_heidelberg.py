@@ -58,7 +58,9 @@ def test_vol_reads_back(tmp_path, eye, lines):
 def test_low_quality_is_flagged(tmp_path, eye, lines):
     _, linear, places = lines
     (tmp_path / "a.vol").write_bytes(vol_bytes(linear[:1], places[:1], draw_localiser(eye), quality=9.0))
-    assert {f.name for f in read_volume(tmp_path / "a.vol").flags} == {"quality_low", "single_line"}
+    flags = {f.name: f.message for f in read_volume(tmp_path / "a.vol").flags}
+    assert set(flags) == {"quality_low", "single_line"}
+    assert flags["quality_low"].startswith("1 of 1 B-scans (H00) are below 15 dB")
 
 
 def test_public_line_scan():

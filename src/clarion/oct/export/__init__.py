@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clarion.errors import UsageError
-from clarion.oct.export.codes import check_laterality
+from clarion.oct.export.codes import Segmented, check_laterality
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -40,9 +40,9 @@ def export_all(
 
     kinds: "dicom" (opt_H.dcm, opt_V.dcm, seg_H.dcm, seg_V.dcm, sr.dcm), "fhir" (fhir.json). source: the DICOM OPT
     file or folder the volume was read from; segmentations (seg_1.dcm, ...) then refer to it (its UIDs are kept, the
-    patient is not) and no images are written. Identifiers derive from the study and times from the findings, so a
-    second export is the same. UsageError on an unknown kind or a missing library; DataError on a laterality mismatch,
-    before anything is written.
+    patient is not) and no images are written. With both kinds the bundle refers to the segmentations. Identifiers
+    derive from the study and times from the findings, so a second export is the same. UsageError on an unknown kind or
+    a missing library; DataError on a laterality mismatch, before anything is written.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
@@ -50,15 +50,16 @@ def export_all(
     check_laterality(study.document, study.volume.laterality)
     out_dir = Path(out_dir)
     given = _library(lambda: _source(source, study)) if source is not None else None
-    written = []
+    written, segmentations = [], []
     if "dicom" in kinds:
-        for name, data in _library(lambda: _dicom(study, given)).items():
+        files, segmentations = _library(lambda: _dicom(study, given))
+        for name, data in files.items():
             out_dir.mkdir(parents=True, exist_ok=True)
             partial = out_dir / f".{name}.partial"
             data.save_as(partial, enforce_file_format=True)
             written.append(partial.replace(out_dir / name))
     if "fhir" in kinds:
-        written.append(_library(lambda: _fhir(study, out_dir / "fhir.json", given)))
+        written.append(_library(lambda: _fhir(study, out_dir / "fhir.json", given, segmentations)))
     return written
 
 
@@ -84,14 +85,14 @@ def _source(path: Path, study: Study) -> list[Source] | None:
     return found
 
 
-def _dicom(study: Study, given: list[Source] | None) -> dict[str, Dataset]:
-    """Name -> dataset, in the order in which they are to be sent."""
+def _dicom(study: Study, given: list[Source] | None) -> tuple[dict[str, Dataset], list[Segmented]]:
+    """Name -> dataset, in the order in which they are to be sent; and which of them segment which scans."""
     from clarion.oct.export.opt import write_opt
     from clarion.oct.export.seg import write_seg
     from clarion.oct.export.sr import Frame, write_sr
 
     volume = study.volume
-    files, images, segmentations, frames = {}, {}, {}, {}
+    files, images, segmentations, frames, segmented = {}, {}, {}, {}, []
     if given is None:
         parts = [(direction, None, volume.of(direction)) for direction in volume.directions]
     else:
@@ -107,12 +108,14 @@ def _dicom(study: Study, given: list[Source] | None) -> dict[str, Dataset]:
             logger.warning("No layer was found in the scans of image %s: no segmentation of it is written.", name)
         else:
             segmentations[name] = files[f"seg_{name}.dcm"] = segmentation
+            shown = tuple(volume.scans[k].scan_id for k in order)
+            segmented.append(Segmented(f"seg_{name}.dcm", segmentation, shown))
         frames.update({volume.scans[k].scan_id: Frame(image, n + 1) for n, k in enumerate(order)})
     files["sr.dcm"] = write_sr(study, images, segmentations, frames)
-    return files
+    return files, segmented
 
 
-def _fhir(study: Study, path: Path, given: list[Source] | None) -> Path:
+def _fhir(study: Study, path: Path, given: list[Source] | None, segmentations: list[Segmented]) -> Path:
     from clarion.oct.export.fhir import write_bundle
 
-    return write_bundle(study, path, [source.image for source in given] if given else None)
+    return write_bundle(study, path, [source.image for source in given] if given else None, segmentations)

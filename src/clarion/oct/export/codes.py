@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from clarion.errors import DataError
 from clarion.findings import Document, Finding
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
 
 PRIVATE = "99CLARION"  # DICOM's coding scheme for what no public terminology names
 PRIVATE_SYSTEM = "urn:clarion:findings"  # the same for FHIR
@@ -34,10 +37,22 @@ LOINC = {  # OCT of the macula
     "57117-4": "Macular grid.outer temporal subfield thickness by OCT",
     "57118-2": "Macular grid.total volume by OCT",
 }
+# What an exported image says of itself, so that a reader of it knows what it is not.
+DEIDENTIFIED = "Clarion: pseudonym, no dates of the scan"
+PHANTOM_STUDY = "PHANTOM: simulated images, no patient"
+NO_DATE = "19000101000000"
 _UNITS = {  # UCUM; others are ratios of these
     "um": "micrometer", "mm": "millimeter", "mm2": "square millimeter", "mm3": "cubic millimeter", "%": "percent",
     "1": "no units", "deg": "degree", "dB": "decibel", "s": "second", "a": "year",
 }  # fmt: skip
+
+
+class Segmented(NamedTuple):
+    """A segmentation written by the same export. file: its name; scans: ids of the scans it segments."""
+
+    file: str
+    data: Dataset
+    scans: tuple[str, ...]
 
 
 class Algorithm(NamedTuple):

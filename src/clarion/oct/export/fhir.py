@@ -1,12 +1,14 @@
 """The findings as one FHIR R4B document of resources: a Bundle of type `collection`.
 
-Patient (a pseudonym) <- ImagingStudy <- Observation per finding <- Condition candidate, DiagnosticReport
-`preliminary`, Provenance. fhir.resources checks structure but not the codes that R4B requires: `check_codes` does.
+Patient (a pseudonym) <- ImagingStudy, DocumentReference per segmentation <- Observation per finding <- Condition
+candidate, DiagnosticReport `preliminary`, Provenance. fhir.resources checks structure but not the codes that R4B
+requires: `check_codes` does.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from clarion.oct.export.codes import (
     PUCKERING,
     RETINA,
     SIDES,
+    Segmented,
     algorithm_of,
     check_laterality,
     uid,
@@ -40,12 +43,15 @@ if TYPE_CHECKING:
 SNOMED, LOINC_SYSTEM = "http://snomed.info/sct", "http://loinc.org"
 UCUM, ICD10CM = "http://unitsofmeasure.org", "http://hl7.org/fhir/sid/icd-10-cm"
 DICOM = "http://dicom.nema.org/resources/ontology/DCM"
+_OPT = {"system": DICOM, "code": "OPT", "display": "Ophthalmic Tomography"}
+_SEG = {"system": DICOM, "code": "SEG", "display": "Segmentation"}
 HL7 = "http://terminology.hl7.org/CodeSystem"
 # Value sets with the binding `required` among the elements written here (HL7 FHIR R4B 4.3.0).
 REQUIRED = {
     ("Bundle", "type"): {"collection"},
     ("Patient", "gender"): {"male", "female", "other", "unknown"},
     ("ImagingStudy", "status"): {"registered", "available", "cancelled", "entered-in-error", "unknown"},
+    ("DocumentReference", "status"): {"current", "superseded", "entered-in-error"},
     ("Device", "status"): {"active", "inactive", "entered-in-error", "unknown"},
     ("Observation", "status"): {"registered", "preliminary", "final", "amended", "corrected", "cancelled",
                                 "entered-in-error", "unknown"},
@@ -57,21 +63,25 @@ REQUIRED = {
 }  # fmt: skip
 
 
-def build_bundle(study: Study, sources: list[Dataset] | None = None) -> dict[str, Any]:
+def build_bundle(
+    study: Study, sources: list[Dataset] | None = None, segmentations: Sequence[Segmented] = ()
+) -> dict[str, Any]:
     """The study's findings as a checked R4B Bundle, plain data ready for JSON.
 
     sources: the DICOM images the volume was read from (their UIDs), None where Clarion writes the images itself.
+    segmentations: written beside the bundle; an Observation derives from those of the scans that its finding cites.
     DataError on a laterality mismatch, on a unit outside UCUM as this project uses it, and on a required code that
     is none. Ids derive from the study, times from the findings: the same study gives the same bundle.
     """
     check_laterality(study.document, study.volume.laterality)
-    maker = _Maker(study, sources)
+    maker = _Maker(study, sources, segmentations)
     observations = [maker.observation(finding) for finding in study.document.findings]
     conditions = maker.conditions()
     results = [*observations, *conditions]
     report = maker.report(observations, conditions)
-    resources = [maker.patient(), *maker.devices(), maker.imaging_study(), *results, report]
-    resources.append(maker.provenance([*results, report]))
+    documents = [maker.segmentation(held) for held in segmentations]
+    resources = [maker.patient(), *maker.devices(), maker.imaging_study(), *documents, *results, report]
+    resources.append(maker.provenance([*documents, *results, report]))
     bundle = {
         "resourceType": "Bundle",
         "id": str(uuid_of(maker.key, "bundle")),
@@ -89,9 +99,11 @@ def build_bundle(study: Study, sources: list[Dataset] | None = None) -> dict[str
     return bundle
 
 
-def write_bundle(study: Study, path: Path, sources: list[Dataset] | None = None) -> Path:
+def write_bundle(
+    study: Study, path: Path, sources: list[Dataset] | None = None, segmentations: Sequence[Segmented] = ()
+) -> Path:
     """Write the bundle as JSON, whole or not at all."""
-    write_atomic(path, to_json(build_bundle(study, sources)))
+    write_atomic(path, to_json(build_bundle(study, sources, segmentations)))
     return path
 
 
@@ -140,8 +152,8 @@ def check_references(bundle: dict[str, Any]) -> None:
 class _Maker:
     """The resources of one study."""
 
-    def __init__(self, study: Study, sources: list[Dataset] | None):
-        self.sources = sources
+    def __init__(self, study: Study, sources: list[Dataset] | None, segmentations: Sequence[Segmented]):
+        self.sources, self.segmentations = sources, segmentations
         self.document, self.volume = study.document, study.volume
         self.key = study.volume.study_id
         self.time = created(study).isoformat(timespec="seconds")
@@ -186,7 +198,7 @@ class _Maker:
         return self.resource(
             "ImagingStudy", "imaging study", status="available", subject=self.ref("patient"),
             identifier=[{"system": "urn:dicom:uid", "value": f"urn:oid:{study_uid}"}],
-            modality=[{"system": DICOM, "code": "OPT", "display": "Ophthalmic Tomography"}],
+            modality=[_OPT, _SEG] if self.segmentations else [_OPT],
             numberOfSeries=len(series), numberOfInstances=sum(s["numberOfInstances"] for s in series), series=series,
             note=[{"text": flag.message} for flag in self.volume.flags],
         )  # fmt: skip
@@ -204,17 +216,29 @@ class _Maker:
         by_series: dict[str, list[tuple[str, int]]] = {}
         for series, image, frames in images:
             by_series.setdefault(series, []).append((image, frames))
+        rows = [(series, _OPT, SOP_CLASS, f"{sum(frames for _, frames in held)} B-scans", [i for i, _ in held])
+                for series, held in by_series.items()]  # fmt: skip
+        rows += [(s.data.SeriesInstanceUID, _SEG, s.data.SOPClassUID, f"Segmentation of {len(s.scans)} B-scans",
+                  [s.data.SOPInstanceUID]) for s in self.segmentations]  # fmt: skip
         side = SIDES.get(volume.laterality)
         return [{
-            "uid": series, "number": number, "numberOfInstances": len(held),
-            "description": f"{sum(frames for _, frames in held)} B-scans",
-            "modality": {"system": DICOM, "code": "OPT", "display": "Ophthalmic Tomography"},
+            "uid": series, "number": number, "numberOfInstances": len(held), "description": words, "modality": modality,
             "bodySite": {"system": SNOMED, "code": RETINA[0], "display": RETINA[1]},
             **({"laterality": {"system": SNOMED, "code": side[0], "display": side[1]}} if side else {}),
             "instance": [{"uid": image, "number": k,
-                          "sopClass": {"system": "urn:ietf:rfc:3986", "code": f"urn:oid:{SOP_CLASS}"}}
-                         for k, (image, _) in enumerate(held, 1)],
-        } for number, (series, held) in enumerate(by_series.items(), 1)]  # fmt: skip
+                          "sopClass": {"system": "urn:ietf:rfc:3986", "code": f"urn:oid:{sop_class}"}}
+                         for k, image in enumerate(held, 1)],
+        } for number, (series, modality, sop_class, words, held) in enumerate(rows, 1)]  # fmt: skip
+
+    def segmentation(self, held: Segmented) -> dict[str, Any]:
+        """The segmentation's file: Observation.derivedFrom may name a DocumentReference, but no series of a study."""
+        return self.resource(
+            "DocumentReference", "segmentation", held.file, status="current", subject=self.ref("patient"),
+            masterIdentifier={"system": "urn:dicom:uid", "value": f"urn:oid:{held.data.SOPInstanceUID}"},
+            type={"text": "DICOM segmentation of membrane and retinal layers"}, date=self.time,
+            author=[self.ref("software")], context={"related": [self.ref("imaging study")]},
+            content=[{"attachment": {"contentType": "application/dicom", "url": held.file, "title": held.file}}],
+        )  # fmt: skip
 
     def observation(self, finding: Finding) -> dict[str, Any]:
         """One finding; its interval as two components beside the value, its level said in their text."""
@@ -233,6 +257,7 @@ class _Maker:
             code=_code(finding), bodySite=_body_site(eye), method={"text": method}, device=self.ref("software"),
             issued=self.time, component=_interval(finding), note=[{"text": note} for note in notes],
             derivedFrom=[self.ref("imaging study"),
+                         *(self.ref("segmentation", s.file) for s in self.segmentations if set(s.scans) & set(scans)),
                          *(self.ref("finding", name) for name in finding.derived_from if name in ids)],
             **_value(finding),
         )  # fmt: skip

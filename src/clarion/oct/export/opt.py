@@ -16,12 +16,13 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from clarion import __version__
 from clarion.errors import DataError
-from clarion.oct.export.codes import RETINA, SIDES, uid
+from clarion.oct.export.codes import DEIDENTIFIED, NO_DATE, PHANTOM_STUDY, RETINA, SIDES, uid
 
 if TYPE_CHECKING:
     from clarion.oct.study import Study
@@ -109,11 +110,11 @@ def _patient(data: Dataset, study: Study) -> None:
     data.PatientName = f"{volume.patient_id}^"
     data.PatientBirthDate = data.PatientSex = ""
     data.PatientIdentityRemoved = "YES"
-    data.DeidentificationMethod = "Clarion: pseudonym, no dates of the scan"
+    data.DeidentificationMethod = DEIDENTIFIED
     data.StudyID = volume.study_id[:16]
     data.StudyDate = data.StudyTime = data.AccessionNumber = data.ReferringPhysicianName = ""
     if volume.data_kind == "phantom":
-        data.StudyDescription = "PHANTOM: simulated images, no patient"
+        data.StudyDescription = PHANTOM_STUDY
 
 
 def _series(data: Dataset, study: Study, direction: str) -> None:
@@ -126,8 +127,8 @@ def _series(data: Dataset, study: Study, direction: str) -> None:
     data.PositionReferenceIndicator = ""
     data.SynchronizationFrameOfReferenceUID = uid(volume.study_id, "synchronization")
     data.SynchronizationTrigger, data.AcquisitionTimeSynchronized = "NO TRIGGER", "N"
-    data.Manufacturer = volume.device.split(" ")[0] or "unknown"
-    data.ManufacturerModelName = volume.device or "unknown"
+    maker, _, model = volume.device.partition(" ")
+    data.Manufacturer, data.ManufacturerModelName = maker or "unknown", model[:64] or "unknown"
     data.DeviceSerialNumber = "unknown"
     data.SoftwareVersions = f"Clarion {__version__}"
 
@@ -148,7 +149,7 @@ def _image(data: Dataset, scans: list[Scan]) -> None:
 
 
 def _acquisition(data: Dataset) -> None:
-    data.AcquisitionDateTime = "19000101000000"  # required, and a date of the scan is never written out
+    data.AcquisitionDateTime = NO_DATE  # required, and a date of the scan is never written out
     data.AcquisitionNumber = 1
     data.AcquisitionContextSequence = Sequence([])
     data.RefractiveStateSequence = Sequence([])
@@ -244,12 +245,16 @@ def _key(image: np.ndarray) -> bytes:
 
 def _read_one(path: Path, study: Study, index: dict[bytes, int]) -> Source | None:
     try:
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return None  # inflated whole, to 1000 times its size; the reader takes no scan from it either
         given = dcmread(path)
+        if given.SOPClassUID != SOP_CLASS:
+            return None
         pixels = given.pixel_array
     except (OSError, InvalidDicomError, AttributeError, ValueError, RuntimeError, NotImplementedError):
         return None
     shared = given.get("SharedFunctionalGroupsSequence")
-    if given.SOPClassUID != SOP_CLASS or pixels.ndim != 3 or not shared:
+    if pixels.ndim != 3 or not shared:
         return None
     scans = [index.get(_key(np.ascontiguousarray(frame))) for frame in pixels]
     if None in scans or "PixelMeasuresSequence" not in shared[0] or "PlaneOrientationSequence" not in shared[0]:

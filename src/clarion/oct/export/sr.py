@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code
 
 from clarion import __version__
 from clarion.errors import DataError
-from clarion.findings import Finding
+from clarion.findings import Document, Finding
 from clarion.oct.export.codes import (
     LOINC,
     PRIVATE,
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 _UPPER, _LOWER = "371886008", "371885007"  # SNOMED: range of upper, lower measurement uncertainty
 _QUALITY = CodedConcept("QUALITY", PRIVATE, "Quality of the finding")
+_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")  # TID 1500, beside Imaging Measurements
+_REMARKS = {
+    "warnings": CodedConcept("WARNING", PRIVATE, "Warning"),
+    "omitted": CodedConcept("NOT_MEASURED", PRIVATE, "Not measured"),
+}
 
 
 class Frame(NamedTuple):
@@ -53,7 +58,8 @@ def write_sr(
     images, segmentations: source images and what was segmented in them, by direction; frames: by scan id. Numbers are
     measurements, their interval the upper and lower measurement uncertainty (its level stands in the algorithm's
     parameters); words and yes/no are qualitative evaluations. Findings of the membrane point at its segment where one
-    was painted. DataError on a laterality mismatch and on units outside UCUM as this project uses it.
+    was painted. Each warning and each thing not measured is a text of the report's own Qualitative Evaluations.
+    DataError on a laterality mismatch and on units outside UCUM as this project uses it.
     """
     document, volume = study.document, study.volume
     check_laterality(document, volume.laterality)
@@ -85,6 +91,8 @@ def write_sr(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
+    if remarks := _remarks(study.document):
+        report[0].ContentSequence.append(remarks)
     sr = hd.sr.Comprehensive3DSR(
         evidence=[*images.values(), *segmentations.values()],
         content=report,
@@ -116,6 +124,32 @@ def read_findings(path: Path | str) -> list[dict[str, Any]]:
                 found.append({"id": item.name.value, "name": item.name.meaning, "value": item.value.meaning,
                               "unit": None, "interval": None})  # fmt: skip
     return found
+
+
+def read_remarks(path: Path | str) -> dict[str, list[str]]:
+    """What else a report of this module says: {"warnings": [sentence], "omitted": ["name: reason"]}."""
+    found: dict[str, list[str]] = {kind: [] for kind in _REMARKS}
+    for container in hd.sr.srread(path).content[0].ContentSequence:
+        if container.ConceptNameCodeSequence[0].CodeValue != _EVALUATIONS.value:
+            continue
+        for item in container.ContentSequence:
+            for kind, concept in _REMARKS.items():
+                if item.ConceptNameCodeSequence[0].CodeValue == concept.value:
+                    found[kind].append(item.TextValue)
+    return found
+
+
+def _remarks(document: Document) -> hd.sr.ContainerContentItem | None:
+    """Warnings and what was not measured as texts: a code's meaning ends at 64 letters. None where there is none."""
+    texts = [("warnings", item["message"]) for item in document.warnings]
+    texts += [("omitted", f"{item['name']}: {item['why']}") for item in document.omitted]
+    if not texts:
+        return None
+    container = hd.sr.ContainerContentItem(_EVALUATIONS, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)
+    container.ContentSequence = hd.sr.ContentSequence(
+        hd.sr.TextContentItem(_REMARKS[kind], text, hd.sr.RelationshipTypeValues.CONTAINS) for kind, text in texts
+    )
+    return container
 
 
 def _segment_group(study, findings, frames, images, seg, number):

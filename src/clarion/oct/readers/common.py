@@ -22,6 +22,7 @@ from clarion.oct.volume import LATERALITIES, Flag, Localiser, Scan, Volume
 
 MAX_FILE_BYTES = 2 * 2**30  # the largest Spectralis and Topcon volumes stay below 1 GiB
 MAX_VOXELS = 800_000_000
+MAX_PIXEL_BYTES = 2**30  # of one input once decoded; compressed files of kilobytes can claim any number
 MIN_DEPTH, MIN_WIDTH = 32, 32
 SPACING_HELP = "give --spacing AXIAL,LATERAL[,LINE] in um (a Spectralis: 3.87,11.7,240)"
 LOW_QUALITY_DB = 15.0  # Heidelberg asks for at least 15 dB
@@ -131,13 +132,16 @@ def valid_date(*numbers: int) -> date | None:
 
 def stretch(values: np.ndarray) -> np.ndarray:
     """Display grey levels of raw intensities without a known scale: 1st to 99.8th percentile -> 0-255, uint8."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return np.zeros(values.shape, np.uint8)
-    step = max(1, finite.size // 500_000)
-    low, high = np.percentile(finite[::step].astype(np.float64), (1, 99.8))
-    scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255 / max(high - low, 1e-9))
-    return np.clip(scaled, 0, 255).astype(np.uint8)
+    out = np.zeros(values.shape, np.uint8)
+    some = np.asarray(values.flat[:: max(1, values.size // 500_000)], np.float64)
+    some = some[np.isfinite(some)]
+    if not some.size:
+        return out
+    low, high = np.percentile(some, (1, 99.8))
+    for k, part in enumerate(values):  # one B-scan at a time: no second copy of a whole volume as floats
+        scaled = (np.nan_to_num(part.astype(np.float32)) - low) * (255 / max(high - low, 1e-9))
+        out[k] = np.clip(scaled, 0, 255)
+    return out
 
 
 def upside_down(values: np.ndarray) -> bool:
@@ -221,10 +225,11 @@ def common_flags(volume: Volume) -> list[Flag]:
         have, lack = ("horizontal", "vertical") if volume.directions == ("H",) else ("vertical", "horizontal")
         message = f"Only {have} lines were given, no {lack} ones: between lines the area is less certain."
         flags.append(Flag("direction_missing", message))
-    qualities = [scan.quality for scan in volume.scans if scan.quality is not None]
-    low = sum(q < LOW_QUALITY_DB for q in qualities)
+    low = [scan.scan_id for scan in volume.scans if scan.quality is not None and scan.quality < LOW_QUALITY_DB]
     if low:
-        message = f"{low} of {len(volume.scans)} B-scans are below {LOW_QUALITY_DB:g} dB: their numbers are uncertain."
+        names = ", ".join(low[:5]) + (" ..." if len(low) > 5 else "")
+        message = f"{len(low)} of {len(volume.scans)} B-scans ({names}) are below {LOW_QUALITY_DB:g} dB: "
+        message += "their numbers are uncertain."
         flags.append(Flag("quality_low", message))
     return flags
 

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from clarion.errors import DataError
+from clarion.oct.export.codes import DEIDENTIFIED, NO_DATE, PHANTOM_STUDY
 from clarion.oct.volume import Flag, Localiser, Scan, Volume
 
 from . import burnt_in
 from .common import (
+    MAX_PIXEL_BYTES,
     SPACING_HELP,
     Asked,
     bad_file,
@@ -71,6 +73,8 @@ class _Input:
     device: str = ""
     day: Any = None
     slice_um: float | None = None
+    phantoms: set[bool] = field(default_factory=set)  # of each scan: is it a phantom that Clarion wrote?
+    pixel_bytes: int = 0
     stretched: bool = False
     left_out: int = 0
 
@@ -110,7 +114,7 @@ def read(path: Path, asked: Asked) -> Volume:
         study_id=study,
         device=held.device or "unknown",
         source="dicom",
-        data_kind=asked.data_kind,
+        data_kind="phantom" if held.phantoms == {True} else asked.data_kind,
         localiser=localiser,
         acquired=held.day,
         scale_from="file" if asked.spacing is None else "given",
@@ -141,7 +145,14 @@ def _load(path: Path, held: _Input) -> None:
 
 def _add(path: Path, raw: bytes, held: _Input) -> None:
     import pydicom
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+    meta = pydicom.filereader.read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:  # inflated whole, to 1000 times its size
+        if meta.get("MediaStorageSOPClassUID") in (OPT, *PHOTOGRAPHY):
+            raise bad_file(path, "is a deflated DICOM file, which is not read", "export it without deflate compression")
+        held.left_out += 1
+        return
     data = pydicom.dcmread(path)
     kind = str(data.get("SOPClassUID", ""))
     rows, columns = int(data.get("Rows", 0)), int(data.get("Columns", 0))
@@ -154,6 +165,10 @@ def _add(path: Path, raw: bytes, held: _Input) -> None:
     elif rows * columns > 64_000_000 or count > 1:
         held.left_out += 1
         return
+    sample_bits = int(data.get("SamplesPerPixel", 1)) * int(data.get("BitsAllocated", 8))
+    held.pixel_bytes += count * rows * columns * sample_bits // 8
+    if held.pixel_bytes > MAX_PIXEL_BYTES:
+        raise bad_file(path, "brings the input's pixels above 1 GiB, more than any scan", "give one scan of one eye")
     pixels = _pixels(data, path, count)
     held.digests.append(raw)
     held.eyes.add(_EYES.get(str(data.get("ImageLaterality") or data.get("Laterality") or "").upper()[:1]))
@@ -169,7 +184,8 @@ def _add(path: Path, raw: bytes, held: _Input) -> None:
         return
     if pixels.dtype != np.uint8:
         pixels, held.stretched = stretch(pixels), True
-    held.device = held.device or _plain(f"{data.get('Manufacturer', '')} {data.get('ManufacturerModelName', '')}")
+    held.device = held.device or _device(data)
+    held.phantoms.add(str(data.get("StudyDescription", "")).strip() == PHANTOM_STUDY)
     held.day = held.day or _day(data)
     held.slice_um = held.slice_um or _slice_um(data)
     shared = _item(data, "SharedFunctionalGroupsSequence")
@@ -339,7 +355,10 @@ def _slice_um(data: Any) -> float | None:
 
 
 def _day(data: Any):
-    for keyword in ("AcquisitionDateTime", "AcquisitionDate", "ContentDate", "StudyDate"):
+    """The day of scanning; None in what Clarion wrote, which holds only the day of measuring."""
+    if str(data.get("AcquisitionDateTime") or "") == NO_DATE or data.get("DeidentificationMethod") == DEIDENTIFIED:
+        return None
+    for keyword in ("AcquisitionDateTime", "AcquisitionDate", "StudyDate"):
         text = str(data.get(keyword) or "")
         if len(text) >= 8 and text[:8].isdigit():
             found = valid_date(text[:4], text[4:6], text[6:8])
@@ -348,6 +367,14 @@ def _day(data: Any):
     return None
 
 
+def _device(data: Any) -> str:
+    """Manufacturer and model; the manufacturer once where the model's name begins with it."""
+    maker, model = (_plain(str(data.get(name) or "")) for name in ("Manufacturer", "ManufacturerModelName"))
+    if f"{model} ".lower().startswith(f"{maker} ".lower()):
+        maker = ""
+    return " ".join(part for part in (maker, model) if part.lower() not in ("", "unknown"))
+
+
 def _plain(text: str) -> str:
-    """A manufacturer's words without anything but letters, digits and hyphens."""
-    return " ".join("".join(c if c.isascii() and (c.isalnum() or c in "-.") else " " for c in text).split())[:60]
+    """A manufacturer's words without anything but letters, digits and a few signs."""
+    return " ".join("".join(c if c.isascii() and (c.isalnum() or c in "-._()") else " " for c in text).split())[:60]

@@ -26,7 +26,7 @@ from .common import Asked, Spacing, bad_file, parse_spacing
 
 FORMATS = (
     "HEYEX screen export (folders of BMP or PNG), Heidelberg .vol, .e2e and XML, Topcon .fda and .fds, DICOM OPT, "
-    "NIfTI, a folder of B-scans with --spacing, or phantom[:SEED[:STAGE]]"
+    "NIfTI, a folder of B-scans with --spacing, or phantom[:SEED[:STAGE[:GROWTH]]]"
 )
 _BY_CONTENT: tuple[tuple[Callable[[bytes], bool], ModuleType], ...] = (
     (heidelberg_vol.is_vol, heidelberg_vol),
@@ -53,11 +53,12 @@ def read_volume(
 ) -> Volume:
     """One eye's scan from any of FORMATS.
 
-    path: a file, a folder, or "phantom[:SEED[:STAGE]]"; spacing: "AXIAL,LATERAL[,LINE]" in um, which overrides the
-    file's scale; laterality: "OD" or "OS", refused where the file says otherwise; data_kind: "public" or "private"
-    (a phantom is always "phantom"); line_spacing_um: stands for LINE. What the user must know beside the numbers is
-    in `Volume.flags`. UsageError for wrong arguments, DataError for input that cannot or must not be measured; no
-    message holds anything of the patient.
+    path: a file, a folder, or "phantom[:SEED[:STAGE[:GROWTH]]]" (GROWTH: um by which the membrane's edge moved until a
+    later visit); spacing: "AXIAL,LATERAL[,LINE]" in um, which overrides the file's scale; laterality: "OD" or "OS",
+    refused where the file says otherwise; data_kind: "public" or "private" (a phantom is always "phantom");
+    line_spacing_um: stands for LINE. What the user must know beside the numbers is in `Volume.flags`. UsageError for
+    wrong arguments, DataError for input that cannot or must not be measured; no message holds anything of the
+    patient.
     """
     if laterality is not None and laterality not in LATERALITIES:
         raise UsageError(f"--laterality {laterality!r} is not OD (right) or OS (left).")

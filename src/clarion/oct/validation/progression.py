@@ -188,7 +188,7 @@ def study_of(eye: Eye, volume, surfaces: list[np.ndarray], presence: list[np.nda
     )  # fmt: skip
 
 
-_READ = ("laterality", "patient_id", "study_id", "device", "acquired")
+_READ = ("laterality", "patient_id", "study_id", "device", "acquired", "data_kind")
 
 
 def _shaken(rng: np.random.Generator, rows: np.ndarray, geometry: Geometry) -> np.ndarray:
