@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -79,7 +80,13 @@ def test_plain_images_too(run, eye, tmp_path, capsys):
 def test_kind_refusals(run, tmp_path, capsys):
     assert cli.main(["predict", str(tmp_path / "no"), "--model", str(run), "--out", str(tmp_path / "o")]) == 2
     assert cli.main(["predict", str(tmp_path), "--model", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    assert "is not a detector checkpoint" in capsys.readouterr().err
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run, unfinished)
+    (unfinished / "metrics.json").unlink()
+    assert cli.main(["predict", str(tmp_path), "--model", str(unfinished), "--out", str(tmp_path / "o")]) == 2
     assert "not a complete run" in capsys.readouterr().err
+    shutil.rmtree(unfinished)
     assert cli.main(["predict", str(tmp_path), "--model", str(run), "--out", str(tmp_path / "o")]) == 1
     assert "holds no picture" in capsys.readouterr().err
     argv = ["model=yolo11n", "model.weights=shipped:yolo11x", "data=erm_demo", f"runs_dir={tmp_path / 'r'}"]

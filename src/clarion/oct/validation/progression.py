@@ -104,12 +104,17 @@ def measure(
             f"{growth:g}", f"{true_area:.2f}", f"{area.mean():+.3f}", f"{area.std(ddof=1):.3f}", _share(said_area),
             f"{thickening:g}", f"{csf.mean():+.2f}", f"{csf.std(ddof=1):.2f}", _share(said_csf),
         ])  # fmt: skip
-        kind = "false_change" if growth == 0 else f"sensitivity_{growth:g}mm"
-        figures[f"area_{kind}"] = _figure(said_area, len(erm), "<= 0.10" if growth == 0 else "")
-        kind = "false_change" if thickening == 0 else f"sensitivity_{thickening:g}um"
-        figures[f"csf_{kind}"] = _figure(said_csf, len(chosen), "<= 0.10" if thickening == 0 else "")
         mean = bootstrap(lambda w, v=area: w @ v / w.sum(1), np.arange(area.size))
-        figures[f"area_bias_mm2_{growth:g}mm"] = _figure(mean, area.size, "")
+        unchanged = growth == 0 and thickening == 0
+        if unchanged:
+            figures["area_false_change"] = _figure(said_area, len(erm), "<= 0.10")
+            figures["csf_false_change"] = _figure(said_csf, len(chosen), "<= 0.10")
+        if growth:
+            figures[f"area_sensitivity_{growth:g}mm"] = _figure(said_area, len(erm), "")
+        if thickening:
+            figures[f"csf_sensitivity_{thickening:g}um"] = _figure(said_csf, len(chosen), "")
+        if growth or unchanged:
+            figures[f"area_bias_mm2_{growth:g}mm"] = _figure(mean, area.size, "")
     error = np.array([p.registration_mm for p in pairs]) * 1000
     eye_of = np.repeat(np.arange(eyes), len(planted))
     rms = bootstrap(lambda w: np.sqrt(w @ error**2 / w.sum(1)), eye_of)
