@@ -16,6 +16,7 @@ from clarion.errors import DataError, UsageError
 
 SAMPLE_COLUMNS = ("sample_id", "image", "image_id", "file_name", "filename", "file")
 PATIENT_COLUMNS = ("patient_id", "patient", "subject_id", "subject")
+LONGEST_FIELD = 131_072  # characters of one cell
 RESERVED = frozenset({"sample_id", "patient_id", "split", "boxes", "labels", "width", "height", "scores"})
 _IDENTIFYING = re.compile(
     r"name|birth|dob|mrn|ssn|address|phone|e-?mail|accession|(^|_)(id|uid|date)($|_)|이름|성명|생년|등록번호|환자|전화|주소",
@@ -51,10 +52,14 @@ def read_table(root: Path, items: Sequence[Item]) -> Table | None:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path.name} is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8).") from None
+    # The limit is the whole process's, and libraries lift it when they are imported (scipy's ARFF reader does).
+    before = csv.field_size_limit(LONGEST_FIELD)
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except csv.Error as error:
         raise DataError(f"{path.name} is not a CSV table ({error}); save it as comma-separated UTF-8.") from None
+    finally:
+        csv.field_size_limit(before)
     columns = {c.strip().lower(): c for c in (rows[0] if rows else {}) if c}
     sample = next((columns[c] for c in SAMPLE_COLUMNS if c in columns), None)
     patient = next((columns[c] for c in PATIENT_COLUMNS if c in columns), None)
