@@ -208,6 +208,15 @@ class OmicsData:
                       "sex": row.sex, "site": row.site}  # fmt: skip
             yield Sample(patient, patient, inputs)
 
+    def table(self, split: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
+        """(X, y, ids) for estimators. X [n]: float32 columns "rna:GENE", "cnv:GENE", "mut:GENE" (NaN missing) in the
+        order of `genes`, then age (NaN unknown), sex and cancer; y: structured array of event (bool), time (months)."""
+        part = self.cohort(split)
+        columns = [t.add_prefix(f"{m}:") for m, t in part.omics.items()]
+        y = np.empty(len(part), dtype=[("event", bool), ("time", np.float64)])
+        y["event"], y["time"] = part.event, part.time
+        return pd.concat([*columns, part.clinical[["age", "sex", "cancer"]]], axis=1), y, list(part.patients)
+
     def truth(self, split: str) -> pd.DataFrame:
         """sample_id, patient_id, time (months), event (bool), cancer, age, sex, site."""
         table = self.cohort(split).clinical[["time", "event", "cancer", "age", "sex", "site"]].reset_index(drop=True)
@@ -271,3 +280,19 @@ class OmicsData:
             "splits": splits,
             **({"recipe": self.synthetic} if self.source == "synthetic" else {}),
         }  # fmt: skip
+
+    # ---- for the trainer -----------------------------------------------------------------------------------
+
+    def datamodule(self, batch_size: int, seed: int = 0, genes: int | None = 200, num_workers: int = 0, **options: Any):
+        """train and val as a LightningDataModule, see `transformer.loader.SurvivalTables` for the options; its tables
+        are fitted on the train split, and DataError says so where a val or test patient should be among them."""
+        from clarion.cancer.transformer.loader import SurvivalTables
+
+        for split in ("train", "val"):
+            if split not in self.splits:
+                raise UsageError(f"data={self.name} has no {split} split to train with; choose other splits.")
+        module = SurvivalTables(self.cohort("train"), self.cohort("val"), batch_size, seed, genes, num_workers,
+                                **options)  # fmt: skip
+        for table in module.tables.values():
+            table.check([p for split, ids in self.splits.items() if split != "train" for p in ids])
+        return module

@@ -1,8 +1,13 @@
-"""scikit-learn style baselines: a table of features in, class probabilities out.
+"""scikit-learn style baselines: a table of features in, class probabilities or a risk out.
 
 A baseline is recorded and tabled like any model, so that a network's score is read beside what needs none.
 The estimator is whatever the config builds (`model.estimator: {_target_: sklearn...}`), the checkpoint a skops
-file: it holds no pickle, and types that skops does not know are refused when saving and when loading.
+file: it holds no pickle, and types that skops does not know are refused when saving and when loading; the one
+exception is the very class of ours that the config names, whose fields are restored and nothing of it is run.
+
+model.task=survival: the estimator has fit(X, y) and predict(X) -> risk [n], higher is worse, optionally
+predict_survival(X, times) -> [n, T] (at model.times). X is the DataFrame of data.table, missing values and all: the
+estimator knows what to do with them; y is a structured array of event and time.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Prediction, Predictor, Run, Sample
 from clarion.trainers.plain import plain
 
+TASKS = {"classification": "predict_proba", "survival": "predict"}
+
 log = logging.getLogger(__name__)
 
 FORMAT = "clarion-estimator/1"
@@ -35,7 +42,7 @@ MAX_BYTES = 2**30  # of an unpacked checkpoint
 
 
 class EstimatorTrainer:
-    """The Trainer protocol over scikit-learn's fit and predict_proba.
+    """The Trainer protocol over scikit-learn's fit and predict_proba, or predict where a risk is predicted.
 
     batch_size: samples a step in prediction; epochs, device and precision are accepted and change nothing
     (a fit is one pass on the CPU in float64); args go to estimator.fit verbatim.
@@ -54,6 +61,9 @@ class EstimatorTrainer:
     ):
         self.model, self.args = plain(model), plain(args or {})
         self.batch_size, self.name, self.seed = int(batch_size), name, int(seed)
+        self.task = str(self.model.get("task") or "classification")
+        if self.task not in TASKS:
+            raise UsageError(f"model.task={self.task} is nothing that trainer=estimator does ({', '.join(TASKS)}).")
 
     def check(self) -> None:
         """An estimator that cannot be built is refused before data are prepared."""
@@ -63,11 +73,13 @@ class EstimatorTrainer:
         """Baselines have no count worth comparing with a network's."""
 
     def fit(self, run: Run) -> Path:
-        """Fit on data.table("train"), log accuracies on train and val, return checkpoints/best.
+        """Fit on data.table("train"), log accuracies (or c-indices) on train and val, return checkpoints/best.
 
-        Raises DataError for a table with missing or infinite numbers, or with fewer than two classes.
+        Raises DataError for a table with missing or infinite numbers, with fewer than two classes, or without events.
         """
         estimator = self._build()
+        if self.task == "survival":
+            return self._fit_risk(run, estimator)
         features, labels, ids = run.data.table("train")
         features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels, dtype=np.int64)
         bad = [ids[row] for row in np.flatnonzero(~np.isfinite(features).all(axis=1))[:5]]
@@ -75,11 +87,7 @@ class EstimatorTrainer:
             raise DataError(f"Missing or infinite features in train, first in {', '.join(bad)}: impute or drop them.")
         if len(np.unique(labels)) < 2:
             raise DataError("The train split holds a single class: a classifier needs at least two.")
-        try:
-            estimator.fit(features, labels, **self.args)
-        except TypeError as error:
-            raise UsageError(f"trainer.args={self.args} do not fit {type(estimator).__name__}.fit: {error}.") from error
-        log.info("%s fitted on %d samples, %d features", type(estimator).__name__, *features.shape)
+        self._call_fit(estimator, features, labels)
         metrics = {"train/accuracy": float(np.mean(estimator.predict(features) == labels))}
         if run.data.splits.get("val"):
             val_features, val_labels, _ = run.data.table("val")
@@ -95,12 +103,47 @@ class EstimatorTrainer:
         }
         return export(estimator, description, run.checkpoints / "best")
 
+    def _call_fit(self, estimator: Any, features: Any, target: np.ndarray) -> None:
+        try:
+            estimator.fit(features, target, **self.args)
+        except TypeError as error:
+            raise UsageError(f"trainer.args={self.args} do not fit {type(estimator).__name__}.fit: {error}.") from error
+        log.info("%s fitted on %d samples, %d features", type(estimator).__name__, *features.shape)
+
+    def _fit_risk(self, run: Run, estimator: Any) -> Path:
+        """As fit, for survival."""
+        features, outcome, ids = run.data.table("train")
+        if not outcome["event"].any():
+            raise DataError("Nobody in the train split has an event: nothing can be learned about survival.")
+        self._call_fit(estimator, features, outcome)
+        metrics = {"train/c_index": c_index(outcome, estimator.predict(features))}
+        if run.data.splits.get("val"):
+            val_features, val_outcome, _ = run.data.table("val")
+            metrics["val/c_index"] = c_index(val_outcome, estimator.predict(val_features))
+        run.tracker.log({name: value for name, value in metrics.items() if value is not None}, step=0)
+        description = {
+            "format": FORMAT,
+            "task": self.task,
+            "columns": [str(c) for c in features.columns],
+            "features": self.model.get("features"),
+            "n_train": len(ids),
+            "n_events": int(outcome["event"].sum()),
+            "scikit_learn": sklearn.__version__,
+        }
+        return export(estimator, description, run.checkpoints / "best", ours(estimator))
+
     def load(self, checkpoint: Path) -> Predictor:
         """checkpoints/best -> a Predictor. Raises UsageError for unknown formats and for untrusted types.
 
         How features are made from images is this trainer's own model config, never the checkpoint's.
         """
-        estimator, description = read(Path(checkpoint))
+        trusted = ours(self._build()) if self.task == "survival" else ()
+        estimator, description = read(Path(checkpoint), trusted)
+        if (fitted := description.get("task", "classification")) != self.task:
+            raise UsageError(
+                f"{checkpoint} was fitted for {fitted}, the model config is for {self.task}: "
+                "choose the model it was trained with."
+            )
         named = self.model.get("features")
         if description["features"] != named:
             raise UsageError(
@@ -110,15 +153,19 @@ class EstimatorTrainer:
         if problems := target_problems({"_target_": named} if named else {}, "model.features"):
             raise UsageError(numbered(problems))
         make_features = get_method(named) if named else None
+        if self.task == "survival":
+            if make_features is None:
+                raise UsageError("model.features names no function that makes rows of samples: survival needs one.")
+            return RiskPredictor(estimator, description, make_features, self.batch_size, self.model.get("times"))
         return EstimatorPredictor(estimator, description, make_features, self.batch_size)
 
     def _build(self) -> Any:
         """The estimator of the config, its random_state (where it has one) set to the run's seed."""
         node = self.model["estimator"]  # a config, or (without a config, from Python) the estimator itself
         estimator = instantiate(node, _convert_="all") if isinstance(node, dict) else node
-        if not hasattr(estimator, "fit") or not hasattr(estimator, "predict_proba"):
+        if not hasattr(estimator, "fit") or not hasattr(estimator, TASKS[self.task]):
             raise UsageError(
-                f"model.estimator builds a {type(estimator).__name__}, which has no fit and predict_proba."
+                f"model.estimator builds a {type(estimator).__name__}, which has no fit and {TASKS[self.task]}."
             )
         states = [key for key in estimator.get_params() if key.split("__")[-1] == "random_state"]
         return estimator.set_params(**{key: self.seed for key in states if estimator.get_params()[key] is None})
@@ -160,16 +207,61 @@ class EstimatorPredictor:
         return features
 
 
+class RiskPredictor:
+    """Samples in, risks out (higher is worse), `batch_size` at a time; with `times` survival probabilities too, where
+    the estimator tells them. make_rows(inputs of the samples, columns) -> the X that the estimator was fitted on."""
+
+    def __init__(
+        self, estimator: Any, description: dict, make_rows: Callable, batch_size: int, times: Iterable[float] | None
+    ):
+        self.estimator, self.description, self.make_rows = estimator, description, make_rows
+        self.batch_size = batch_size
+        self.times = [float(t) for t in times or ()] if hasattr(estimator, "predict_survival") else []
+
+    def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
+        remaining = iter(samples)
+        while batch := list(islice(remaining, self.batch_size)):
+            rows = self.make_rows([sample.inputs for sample in batch], self.description["columns"])
+            values = [{"risk": float(risk)} for risk in np.asarray(self.estimator.predict(rows), dtype=np.float64)]
+            if self.times:
+                survival = np.asarray(self.estimator.predict_survival(rows, self.times), dtype=np.float64)
+                for value, curve in zip(values, survival.tolist(), strict=True):
+                    value |= {"survival": curve, "times": self.times}
+            for sample, value in zip(batch, values, strict=True):
+                yield Prediction(sample.sample_id, sample.patient_id, value)
+
+
+def c_index(outcome: np.ndarray, risk: np.ndarray) -> float | None:
+    """Harrell's c-index of a structured array of event and time; None where no two patients can be compared."""
+    from sksurv.exceptions import NoComparablePairException
+    from sksurv.metrics import concordance_index_censored
+
+    try:
+        return float(concordance_index_censored(outcome["event"], outcome["time"], np.asarray(risk, np.float64))[0])
+    except (NoComparablePairException, ValueError) as error:
+        if isinstance(error, NoComparablePairException) or "censored" in str(error):
+            return None
+        raise
+
+
 # ---- the checkpoint: model.skops + model.json ---------------------------------------------------------------
 
 
-def export(estimator: Any, description: dict[str, Any], folder: Path) -> Path:
-    """Write the fitted estimator without pickle; the folder appears whole or not at all."""
+def ours(estimator: Any) -> tuple[str, ...]:
+    """The name of the estimator's own class if it is of this package: what is trusted beside what skops knows."""
+    kind = type(estimator)
+    return (f"{kind.__module__}.{kind.__qualname__}",) if kind.__module__.startswith("clarion.") else ()
+
+
+def export(estimator: Any, description: dict[str, Any], folder: Path, trusted: Iterable[str] = ()) -> Path:
+    """Write the fitted estimator without pickle; the folder appears whole or not at all.
+
+    trusted: types that it may hold beside those that skops knows."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     skops_io.dump(estimator, partial / "model.skops")
-    unknown = skops_io.get_untrusted_types(file=partial / "model.skops")
+    unknown = [t for t in skops_io.get_untrusted_types(file=partial / "model.skops") if t not in trusted]
     if unknown:
         shutil.rmtree(partial)
         raise UsageError(
@@ -182,8 +274,8 @@ def export(estimator: Any, description: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-def read(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """(estimator, description) of a folder written by export; only types that skops trusts are built."""
+def read(folder: Path, trusted: Iterable[str] = ()) -> tuple[Any, dict[str, Any]]:
+    """(estimator, description) of a folder written by export; only types that skops trusts, or trusted, are built."""
     try:
         description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         if description.get("format") != FORMAT:
@@ -191,12 +283,12 @@ def read(folder: Path) -> tuple[Any, dict[str, Any]]:
         with zipfile.ZipFile(folder / "model.skops") as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
                 raise UsageError(f"{folder} unpacks to more than {MAX_BYTES:,} bytes: it is not loaded.")
-        unknown = skops_io.get_untrusted_types(file=folder / "model.skops")
+        unknown = [t for t in skops_io.get_untrusted_types(file=folder / "model.skops") if t not in trusted]
         if unknown:
             raise UsageError(f"{folder} holds types that are not trusted ({', '.join(unknown)}): it is not loaded.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the version is compared below, in words of ours
-            estimator = skops_io.load(folder / "model.skops", trusted=[])
+            estimator = skops_io.load(folder / "model.skops", trusted=list(trusted))
     except FileNotFoundError as error:
         raise UsageError(
             f"{folder} is no checkpoint of the estimator trainer: {Path(error.filename or folder).name} is missing "

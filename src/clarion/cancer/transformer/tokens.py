@@ -1,0 +1,181 @@
+"""From a patient's omics to the numbers of the network, with nothing but the facts kept in a checkpoint.
+
+`Facts` is what the training side says: which genes, their scaling, the coefficient of each in every cancer, the
+cancers, the age's mean and spread, the time bins. It goes to JSON and back, so that a checkpoint answers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from clarion.cancer.pairs import NONE
+from clarion.errors import DataError, UsageError
+from clarion.samples import Sample
+
+SEXES = ("", "F", "M")  # index 0: unknown
+PER_KNOT = 5  # training patients a knot stands for at least: no patient's own value can be read from a checkpoint
+MOST_KNOTS = 65
+
+
+@dataclass(frozen=True)
+class QuantileNormal:
+    """Normal scores by a few quantiles of the training values: rank-normal scaling that holds nobody's values.
+
+    knots: float32 [K, p], rising; level k stands at (k + 1/2) / K. Between knots the score is linear, beyond the ends
+    it is that of the end; tied knots share their mean score, a gene of one value scores 0. Missing stays missing."""
+
+    knots: np.ndarray
+    scores: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.knots)
+        levels = ndtri((np.arange(count) + 0.5) / count)
+        scores = np.repeat(levels[:, None], self.knots.shape[1], axis=1)
+        for gene in np.flatnonzero((np.diff(self.knots, axis=0) == 0).any(axis=0)):
+            _, group, size = np.unique(self.knots[:, gene], return_inverse=True, return_counts=True)
+            scores[:, gene] = (np.bincount(group, levels) / size)[group].round(12)  # a constant gene: 0, no dust
+        object.__setattr__(self, "scores", scores)
+
+    @classmethod
+    def fit(cls, values: np.ndarray) -> QuantileNormal:
+        """values float [n, p], NaN missing. A gene nobody has gets knots of 0."""
+        values = np.asarray(values, np.float32)
+        if values.ndim != 2 or not len(values):
+            raise DataError("Scaling needs a table of patients x genes with at least one patient.")
+        count = int(np.clip(len(values) // PER_KNOT, 3, MOST_KNOTS))
+        levels = (np.arange(count) + 0.5) / count
+        known = np.isfinite(values)
+        filled = np.where(known.any(axis=0), values, np.float32(0))
+        return cls(np.nanquantile(filled, levels, axis=0).astype(np.float32))
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """[n, p] -> float32 [n, p]; DataError where the number of genes differs."""
+        values = np.asarray(values, np.float32)
+        if values.ndim != 2 or values.shape[1] != self.knots.shape[1]:
+            raise DataError("The scaling was learned on another number of genes; keep the same columns.")
+        out = np.empty(values.shape, np.float32)
+        for gene in range(values.shape[1]):
+            out[:, gene] = np.interp(values[:, gene], self.knots[:, gene], self.scores[:, gene])
+        out[~np.isfinite(values)] = np.nan
+        return out
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything of the data that the network needs. p tokens, c cancers.
+
+    genes: "modality:GENE" [p]; columns: modality -> length of the samples' arrays; positions: [p] column of each gene
+    in its modality's array; knots [K][p] of QuantileNormal; coef, source [c + 1][p]: row 0 is that of an unknown cancer
+    (the pan-cancer mean), see pairs; cancers [c]; age: (mean, sd) in years; edges: of the time bins in months, from 0;
+    horizons: months; base: head -> logits of the training patients as one group, where training starts; trained_on:
+    how many, and digests of the tables."""
+
+    genes: list[str]
+    columns: dict[str, int]
+    positions: list[int]
+    knots: list[list[float]]
+    coef: list[list[float]]
+    source: list[list[int]]
+    cancers: list[str]
+    age: list[float]
+    edges: list[float]
+    horizons: list[float]
+    base: dict[str, list[float]] = field(default_factory=dict)
+    trained_on: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Facts:
+        """From a checkpoint's facts. UsageError on those of another kind of model."""
+        try:
+            return cls(**{name: facts[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise UsageError(f"The checkpoint's facts lack {error}: it is no survival model of this version.") from None
+
+
+class Encoder:
+    """Samples -> arrays of the network, by the facts alone."""
+
+    def __init__(self, facts: Facts):
+        self.facts = facts
+        self.scaling = QuantileNormal(np.asarray(facts.knots, np.float32).reshape(-1, len(facts.genes)))
+        self.cancer = {name: k + 1 for k, name in enumerate(facts.cancers)}
+        modality = np.array([gene.split(":", 1)[0] for gene in facts.genes])
+        names = np.array([gene.split(":", 1)[1] for gene in facts.genes], dtype=object)
+        positions = np.asarray(facts.positions, np.int64)
+        self.parts = [(m, np.flatnonzero(modality == m)) for m in facts.columns]
+        self.positions = {m: positions[at] for m, at in self.parts}
+        self.names = {m: names[at] for m, at in self.parts}
+
+    def values(self, omics: Mapping[str, Any], who: str = "A sample") -> np.ndarray:
+        """Unscaled float32 [p], NaN missing. omics: modality -> array in the training cohort's order of genes, or a
+        Series or mapping by gene name. A modality that is absent is missing; DataError on an array of other length."""
+        row = np.full(len(self.facts.genes), np.nan, np.float32)
+        for modality, at in self.parts:
+            given = omics.get(modality)
+            if given is None:
+                continue
+            if isinstance(given, (Mapping, pd.Series)):
+                row[at] = [given.get(name, np.nan) for name in self.names[modality]]
+                continue
+            given = np.asarray(given, np.float32)
+            expected = self.facts.columns[modality]
+            if given.shape != (expected,):
+                raise DataError(
+                    f"{who} has {given.size} values of {modality}, the model was trained on {expected} genes: give "
+                    "them in the same order, or by name as a pandas Series."
+                )
+            row[at] = given[self.positions[modality]]
+        row[~np.isfinite(row)] = np.nan
+        return row
+
+    def table(
+        self, values: np.ndarray, cancer: Sequence[str], age: Sequence[float], sex: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Arrays of n patients from unscaled values [n, p]: value (0 where missing), known [n, p], cancer [n] (0
+        unknown), age [n] in spreads (0 unknown), age_known [n], sex [n] (0 unknown)."""
+        scaled = self.scaling.apply(values)
+        known = np.isfinite(scaled)
+        mean, spread = self.facts.age
+        years = np.asarray(age, np.float32)
+        age_known = np.isfinite(years)
+        return {
+            "value": np.where(known, scaled, np.float32(0)).astype(np.float32),
+            "known": known,
+            "cancer": np.array([self.cancer.get(str(c), 0) for c in cancer], np.int64),
+            "age": np.where(age_known, np.clip((years - mean) / spread, -4, 4), 0).astype(np.float32),
+            "age_known": age_known.astype(np.float32),
+            "sex": np.array([SEXES.index(s) if s in SEXES else 0 for s in sex], np.int64),
+        }
+
+    def encode(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+        """`table` of samples; DataError on one without omics."""
+        values, cancer, age, sex = [], [], [], []
+        for sample in samples:
+            given = sample.inputs
+            if not isinstance(given.get("omics"), Mapping):
+                raise DataError(f"Sample {sample.sample_id} lacks omics: a survival model needs {{modality: values}}.")
+            values.append(self.values(given["omics"], f"Sample {sample.sample_id}"))
+            cancer.append(given.get("cancer") or "")
+            years = given.get("age")
+            age.append(np.nan if years is None else float(years))
+            sex.append(given.get("sex") or "")
+        if not values:
+            values = np.empty((0, len(self.facts.genes)), np.float32)
+        return self.table(np.asarray(values, np.float32), cancer, age, sex)
+
+
+def coefficient_rows(facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+    """(coef float32, source int64) [cancers + 1, p]; 0 where there is none."""
+    coef = np.asarray(facts.coef, np.float32).reshape(len(facts.cancers) + 1, len(facts.genes))
+    source = np.asarray(facts.source, np.int64).reshape(coef.shape)
+    return np.where(source == NONE, np.float32(0), coef), source
