@@ -31,6 +31,10 @@ Predictor = Callable[[Iterable[Sample]], Iterator[Prediction]]
 LEAST_SEEN, ENOUGH_SEEN = 0.05, 0.8  # share of A-scans with layers: under the first no study, under the second flagged
 FILE_SEEN = 0.5  # the network sees less than this: surfaces that the file brought are used, if they show more
 LEAST_LINES = 3  # fewer make no map
+CALIBRATED = (
+    "The shipped networks and the intervals of area and thickness were learnt on phantoms: on patients' scans their "
+    "error has not been measured, and the true intervals are wider."
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def measure(
         warnings=[{"name": flag.name, "message": flag.message} for flag in volume.flags],
     )
     study = Study(volume, document, grid_of(volume), surfaces=[], surfaces_sd=[])
+    if volume.data_kind != "phantom":
+        _warn(study, "calibrated_on_phantoms", CALIBRATED)
     with _timed(study, "layers"):
         used_layers = _segment(study, layers)
     if detector is not None:
