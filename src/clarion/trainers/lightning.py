@@ -23,9 +23,8 @@ import math
 import random
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,8 @@ from safetensors.torch import load_file, save_file
 
 from clarion.config import nearest, numbered, target_problems
 from clarion.errors import ClarionError, UsageError
-from clarion.trainers.base import Prediction, Predictor, Run, Sample
+from clarion.networks import ModulePredictor
+from clarion.trainers.base import Predictor, Run
 from clarion.trainers.plain import plain
 
 log = logging.getLogger(__name__)
@@ -239,21 +239,6 @@ class LightningTrainer:
         except RuntimeError as error:
             raise UsageError(f"{checkpoint}: the weights do not fit the described network ({error}).") from error
         return ModulePredictor(module, self.batch_size, resolve_device(self.device))
-
-
-class ModulePredictor:
-    """Samples in, predictions out, `batch_size` at a time, in order; never more than one batch in memory."""
-
-    def __init__(self, module: L.LightningModule, batch_size: int, device: torch.device):
-        self.module, self.batch_size = module.to(device).eval(), batch_size
-
-    def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
-        remaining = iter(samples)
-        while batch := list(islice(remaining, self.batch_size)):
-            with torch.inference_mode():
-                answers = self.module.answer(batch)
-            for sample, values in zip(batch, answers, strict=True):
-                yield Prediction(sample.sample_id, sample.patient_id, values)
 
 
 # ---- callbacks ---------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import torch
 
 from clarion.config import compose_config
 from clarion.errors import DataError, UsageError
+from clarion.networks import ModulePredictor
 from clarion.oct.layers.network import LayerModule, fit_sd
 from clarion.oct.layers.phantom_folder import CIRRUS, TOPCON, visible_surfaces
-from clarion.oct.layers.shipped import SHIPPED, LayerPredictor, load_layers
+from clarion.oct.layers.shipped import SHIPPED, load_layers
 from clarion.oct.phantom import SPECTRALIS_25, SURFACES, make_eye
 from clarion.samples import Sample
 
@@ -26,7 +27,7 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def predictor() -> LayerPredictor:
+def predictor() -> ModulePredictor:
     return load_layers()
 
 

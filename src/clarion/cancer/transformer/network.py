@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from clarion.errors import UsageError
+from clarion.networks import adamw_with_cosine, start_from
 from clarion.samples import Sample
 
 from .heads import HEADS, five_year_loss, hazard_loss, hazard_risk, survival_at
@@ -76,33 +74,11 @@ class SurvivalModule(L.LightningModule):
         self.log("val/loss", self.loss(batch), on_epoch=True, batch_size=len(batch["value"]), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; the rate rises linearly, then falls as a cosine to 1 % of lr. Biases and norms do not decay."""
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        free = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": float(self.model.get("weight_decay", 0.0))},
-                  {"params": free, "weight_decay": 0.0}]  # fmt: skip
-        optimizer = torch.optim.AdamW(groups, lr=float(self.model["lr"]))
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        warmup = min(total // 4, int(self.model.get("warmup_steps", 0)))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            progress = min(1.0, (step - warmup) / max(1, total - warmup))
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_with_cosine(self)
 
     def load_start_weights(self, path: Path) -> None:
-        """Start from model.safetensors of a checkpoint (the file or its folder) with the same genes and cancers."""
-        path = path / "model.safetensors" if path.is_dir() else path
-        if not path.is_file():
-            raise UsageError(f"model.weights={path} is no file: give the model.safetensors of such a run.")
-        try:
-            self.network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-        except (SafetensorError, RuntimeError) as error:
-            raise UsageError(f"model.weights={path} does not fit this network: {error}.") from error
+        """Start from another run's weights, see clarion.networks.start_from."""
+        start_from(self.network, path, self.model["name"])
 
     # ---- prediction ----------------------------------------------------------------------------------------
 

@@ -11,12 +11,11 @@ import lightning as L
 import numpy as np
 import torch
 from monai.networks.nets import BasicUNet
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from clarion.data.grey import read_grey
 from clarion.errors import DataError, UsageError
+from clarion.networks import adamw_with_cosine, start_from
 from clarion.oct.volume import SURFACES
 from clarion.samples import Sample
 
@@ -136,33 +135,11 @@ class LayerModule(L.LightningModule):
             self.network.sd_floor[k], self.network.sd_gain[k] = floor, gain
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; the rate rises linearly, then falls as a cosine to 1 % of lr."""
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        free = [p for p in self.network.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": float(self.model.get("weight_decay", 0.0))},
-                  {"params": free, "weight_decay": 0.0}]  # fmt: skip
-        optimizer = torch.optim.AdamW(groups, lr=float(self.model["lr"]))
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        warmup = min(total // 4, int(self.model.get("warmup_steps", 0)))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            progress = min(1.0, (step - warmup) / max(1, total - warmup))
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return adamw_with_cosine(self)
 
     def load_start_weights(self, path: Path) -> None:
-        """Start from model.safetensors of a Clarion checkpoint (the file or its folder); UsageError where none fits."""
-        path = path / "model.safetensors" if path.is_dir() else path
-        if not path.is_file():
-            raise UsageError(f"model.weights={path} is no file: give the model.safetensors of a layer_unet run.")
-        try:
-            self.network.load_state_dict({name: t.float() for name, t in load_file(path).items()})
-        except (SafetensorError, RuntimeError) as error:
-            raise UsageError(f"model.weights={path} does not fit this network: {error}.") from error
+        """Start from another run's weights, see clarion.networks.start_from."""
+        start_from(self.network, path, "layer_unet")
 
     # ---- prediction ----------------------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ def measure(
     """Errors of the layer network on `eyes` phantom eyes of seeds 900,000 + seed on; stages 0-4 take turns.
 
     checkpoint: a folder with model.safetensors and model.json; None: the shipped one. Returns the dict that
-    `clarion validate` prints (part, title, columns, rows, notes, n, data, figures).
+    `clarion measure` keeps (part, title, columns, rows, notes, n, data, figures).
     """
     if eyes < len(STAGES):
         raise UsageError(f"eyes={eyes}: at least {len(STAGES)} are needed, one of each stage.")

@@ -61,7 +61,7 @@ def measure(
 
     layers_predictor: of surfaces (their first is the ILM), or "shipped"; detector: of boxes; either adds its rows. The
     same five tables of scores for every source. checkpoint: a presence network's folder, None: the shipped one. A
-    predictor that is handed in runs in this process. Returns what `clarion validate` prints.
+    predictor that is handed in runs in this process. Returns what `clarion measure` keeps.
     """
     if eyes < 2:
         raise UsageError(f"eyes={eyes}: two or more are needed for an interval.")
