@@ -30,7 +30,11 @@ def adamw_with_cosine(module: Any) -> dict[str, Any]:
               {"params": free, "weight_decay": 0.0}]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=float(module.model["lr"]))
     total = max(1, int(module.trainer.estimated_stepping_batches))
-    warmup = min(total // 4, int(module.model.get("warmup_steps", 0)))
+    return cosine(optimizer, total, min(total // 4, int(module.model.get("warmup_steps", 0))))
+
+
+def cosine(optimizer: torch.optim.Optimizer, total: int, warmup: int) -> dict[str, Any]:
+    """The optimiser with its schedule, stepped every batch: `warmup` steps up, then down to 1 % at step `total`."""
 
     def factor(step: int) -> float:
         if step < warmup:

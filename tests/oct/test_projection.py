@@ -9,9 +9,9 @@ import pytest
 
 from clarion.errors import DataError
 from clarion.oct.enface import grid_of
-from clarion.oct.projection import boxes_presence, overlay_on_localiser, project, project_boxes
+from clarion.oct.projection import boxes_presence, project, project_boxes
 from clarion.oct.validation.area import draw_case
-from clarion.oct.volume import Localiser, Scan, Volume
+from clarion.oct.volume import Scan, Volume
 
 
 def raster(lines: int = 17, spacing: float = 0.24, width: int = 400, pitch: float = 0.0117, directions: str = "HV"):
@@ -94,29 +94,3 @@ def test_presence_that_does_not_fit_is_refused():
         project(volume, [good[0][:-1], *good[1:]], grid)
     with pytest.raises(DataError, match="no probability"):
         project(volume, [good[0] + 1.5, *good[1:]], grid)
-
-
-def test_the_overlay_lies_on_the_pixels_of_the_localiser():
-    volume = raster()
-    grid = grid_of(volume)
-    image = np.zeros((300, 250), np.uint8)
-    volume = replace(volume, localiser=Localiser(image, mm_per_px=(0.02, 0.02), origin_mm=(-2.5, -3.0)))
-    x, y = grid.mm()
-    ramp = (2 * x - y).astype(np.float32)
-    found = overlay_on_localiser(volume, ramp, grid)
-    assert found.shape == image.shape and found.dtype == np.float32
-    px, py = -2.5 + (np.arange(250) + 0.5) * 0.02, -3.0 + (np.arange(300) + 0.5) * 0.02
-    expected = 2 * px[None] - py[:, None]
-    inner = (np.abs(px)[None] < 2.3) & (np.abs(py)[:, None] < 2.3)
-    assert np.abs(found - expected)[inner].max() < 1e-3  # cv2.remap interpolates in steps of 1/32 pixel
-    assert np.isnan(found[:30]).all()  # above the map
-    projection = project(volume, disc(volume, 1.0), grid)
-    drawn = overlay_on_localiser(volume, projection.probability, grid)
-    assert (np.nan_to_num(drawn) >= 0.5).sum() * 0.02**2 == pytest.approx(np.pi, rel=0.02)
-
-
-def test_without_a_localiser_the_overlay_says_so():
-    volume = raster(lines=2)
-    grid = grid_of(volume)
-    with pytest.raises(DataError, match="no infrared picture"):
-        overlay_on_localiser(volume, np.zeros((grid.rows, grid.columns)), grid)

@@ -8,7 +8,7 @@ import pytest
 
 from clarion.oct.enface import Grid, grid_of
 from clarion.oct.phantom import make_eye
-from clarion.oct.shape import band_um, curvature, fit_dubis, fold_map_um, measure_pit, measure_shape
+from clarion.oct.shape import band_um, curvature, measure_pit, measure_shape
 from clarion.oct.thickness import thickness_maps
 from clarion.oct.validation.eyes import true_volume
 
@@ -50,7 +50,7 @@ def test_fold_index_is_the_rms_of_a_ripple_in_the_band_and_only_there(ill):
     in_band = measure_shape(volume, _with_ilm(volume, lambda x, y: 8 * np.sin(2 * np.pi * (x + y) / 0.25)), CENTRE)
     passed = 2 ** -((0.1 / 0.25) ** 2) - 2 ** -((0.6 / 0.25) ** 2)  # transmission of the two filters, ISO 16610-21
     assert in_band.fold_um["all"] == pytest.approx(8 / np.sqrt(2) * passed, rel=0.01)
-    assert in_band.crests_per_mm["all"] == pytest.approx(4, rel=0.1) and in_band.ilm_excess_percent["all"] > 0.5
+    assert in_band.crests_per_mm["all"] == pytest.approx(4, rel=0.1)
     slow = measure_shape(volume, _with_ilm(volume, lambda x, y: 8 * np.sin(2 * np.pi * (x + y) / 3)), CENTRE)
     assert slow.fold_um["all"] < 0.3 and slow.crests_per_mm["all"] == 0
     assert in_band.fold_um["inside"] is None and in_band.line_mm["inside"] == 0
@@ -76,8 +76,6 @@ def test_folds_lie_under_the_membrane_of_the_phantom(ill):
     healthy = make_eye(900_703, 0)
     volume0, surfaces0, _ = true_volume(healthy)
     assert measure_shape(volume0, surfaces0, healthy.fovea).fold_um["all"] < 0.5 * shape.fold_um["all"]
-    local = fold_map_um(volume, surfaces, grid_of(volume))
-    assert np.nanmin(local) >= 0 and 1 < np.nanquantile(local, 0.95) < 40
 
 
 def test_pit_of_a_known_shape():
@@ -90,18 +88,9 @@ def test_pit_of_a_known_shape():
     assert pit.width_mm == pytest.approx(2 * s * np.sqrt(2 * np.log(2)), abs=0.04)
     assert pit.volume_mm3 == pytest.approx(0.120 * 2 * np.pi * s**2, rel=0.03)
     assert pit.slope_deg == pytest.approx(np.degrees(np.arctan(0.120 / s * np.exp(-0.5))), abs=1)
-    assert pit.dubis["c2"] == pytest.approx(s**2, rel=0.05) and pit.dubis["rms_um"] < 1
     plateau = measure_pit(np.full_like(r, 400.0), grid, CENTRE)
-    assert not plateau.present and plateau.depth_um == pytest.approx(0) and plateau.dubis is None
+    assert not plateau.present and plateau.depth_um == pytest.approx(0)
     assert measure_pit(np.where(r < 1, np.nan, 300.0), grid, CENTRE) is None
-
-
-def test_dubis_model_is_recovered_and_noise_is_not_fitted_to_death():
-    x = np.linspace(-1.8, 1.8, 181)
-    true = 0.24 * np.exp(-(x**2) / 10) - 0.125 * np.exp(-((x - 0.05) ** 2) / 0.2) + 0.10
-    found = fit_dubis(x, 1000 * true)
-    assert found["a2"] == pytest.approx(0.125, rel=0.03) and found["b2"] == pytest.approx(0.05, abs=0.01)
-    assert found["rms_um"] < 0.5 and fit_dubis(x[:10], true[:10]) is None
 
 
 def test_pit_of_the_phantom_by_stage():

@@ -35,7 +35,6 @@ class Area:
     interval: tuple[float, float, float]  # low, high, level
     sd_mm2: dict[str, float]  # "raster", "detection", "motion": 1 SD each
     scanned_mm2: float
-    by_direction_mm2: dict[str, float]  # of each direction's raster, from its lines alone
     map_mm2: float  # of the projection's mask, as drawn
     source: str = "unknown"  # where presence came from
     notes: tuple[str, ...] = field(default=())
@@ -84,7 +83,6 @@ def measure_area(
 
     scanned = float(projection.scanned.sum() * grid.pixel_mm2)
     low, high = max(root - half, 0.0) ** 2, (root + half) ** 2
-    by_direction = {d: error.gain * float(np.nansum(m, dtype=np.float64)) * grid.pixel_mm2 for d, m in maps.items()}
     return Area(
         value_mm2=min(value, scanned),
         interval=(min(low, scanned), min(high, scanned), level),
@@ -94,7 +92,6 @@ def measure_area(
             "motion": float(sampling["motion"]),
         },
         scanned_mm2=scanned,
-        by_direction_mm2=by_direction,
         map_mm2=float(projection.mask.sum() * grid.pixel_mm2),
         source=error.source,
         notes=tuple(_notes(volume, presence, error, value, maps, sampling["raster"], grid, tracked)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 
 from clarion.errors import DataError
@@ -75,28 +74,6 @@ def boxes_presence(volume: Volume, boxes: list[np.ndarray | None]) -> list[np.nd
         edges = np.zeros((0, 4)) if found is None or not len(found) else np.asarray(found, np.float64)[:, :4]
         painted.append(presence_from_boxes(np.column_stack([edges, np.ones(len(edges))]), scan.width))
     return painted
-
-
-def overlay_on_localiser(volume: Volume, enface: np.ndarray, grid: Grid) -> np.ndarray:
-    """An en face map [rows, columns] at the pixels of the localiser: float32 [height, width], NaN outside the map.
-
-    Linear between the map's pixels, the nearest one beside NaN. DataError where the volume has no localiser.
-    """
-    localiser = volume.localiser
-    if localiser is None:
-        raise DataError("The study has no infrared picture to draw on: export it with the B-scans, or show the map.")
-    height, width = localiser.image.shape[:2]
-    x = localiser.origin_mm[0] + (np.arange(width) + 0.5) * localiser.mm_per_px[0]
-    y = localiser.origin_mm[1] + (np.arange(height) + 0.5) * localiser.mm_per_px[1]
-    column = ((x - grid.x0_mm) / grid.step_mm - 0.5).astype(np.float32)
-    row = ((y - grid.y0_mm) / grid.step_mm - 0.5).astype(np.float32)
-    at = np.meshgrid(column, row)
-    source = np.asarray(enface, np.float32)
-    linear = cv2.remap(source, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    nearest = cv2.remap(source, *at, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
-    value = np.where(np.isnan(linear), nearest, linear)
-    inside = (at[0] >= -0.5) & (at[0] <= grid.columns - 0.5) & (at[1] >= -0.5) & (at[1] <= grid.rows - 0.5)
-    return np.where(inside, value, np.nan).astype(np.float32)
 
 
 def checked(volume: Volume, presence: list[np.ndarray]) -> list[np.ndarray]:

@@ -69,12 +69,6 @@ def measure_reflectance(
     return Profile(_mean(grey, relative, every), by_scan, **parts)
 
 
-def layer_means(volume: Volume, surfaces: list[np.ndarray]) -> dict[str, float]:
-    """Relative reflectance of each of the seven layers over the whole volume: 0 vitreous, 1 RPE; NaN if unmeasured."""
-    relative = measure_reflectance(volume, surfaces).all.relative
-    return {name: relative[name] for name in LAYERS}
-
-
 def band_grey(image: np.ndarray, rows: np.ndarray, axial_um: float) -> np.ndarray:
     """Mean grey level of each of BANDS in each A-scan, float32 [9, width]; NaN where a band is thinner than a pixel.
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, map_coordinates
-from scipy.optimize import curve_fit
 from scipy.signal import find_peaks, savgol_filter
 
-from clarion.oct.enface import Grid, fused_map
+from clarion.oct.enface import Grid
 from clarion.oct.thickness import checked
 from clarion.oct.volume import SURFACES, Volume
 
@@ -40,14 +39,12 @@ class Shape:
     traction_um_per_mm: RMS of the gradient along the scan of the mean displacement of the inner surfaces (RNFL/GCL,
     IPL/INL, INL/OPL; wavelengths TRACTION_BAND_MM), the shear part of a displacement gradient; 10 um/mm = 1 %.
     crests_per_mm: fold crests that stand out by more than 2 um, per mm of line.
-    ilm_excess_percent: how much longer the ILM is than its own course without folds.
     line_mm: length of line on which folds were measured, by the same keys.
     """
 
     fold_um: dict[str, float | None]  # "all", "inside", "outside"
     traction_um_per_mm: dict[str, float | None]
     crests_per_mm: dict[str, float | None]
-    ilm_excess_percent: dict[str, float | None]
     line_mm: dict[str, float]
 
 
@@ -58,8 +55,7 @@ class Pit:
     present: rim above centre by more than 15 um; without one, the rest but centre_um, rim_um, depth_um is None.
     centre_um: thickness at the fovea; rim_um, rim_mm: mean height and radius of the rim; depth_um: rim - centre;
     width_mm: diameter at half the depth; slope_deg: steepest slope of the mean profile; volume_mm3: between the pit
-    and the level of its rim; dubis: parameters (mm, mm2) and RMS residual (um) of the model of Dubis 2009
-    (Invest Ophthalmol Vis Sci 50:1942) along the horizontal meridian, None where it does not converge.
+    and the level of its rim.
     """
 
     present: bool
@@ -70,7 +66,6 @@ class Pit:
     width_mm: float | None = None
     slope_deg: float | None = None
     volume_mm3: float | None = None
-    dubis: dict[str, float] | None = None
 
 
 def curvature(volume: Volume, surfaces: list[np.ndarray], surface: str = "BM", window_mm: float = 2.0) -> list:
@@ -104,24 +99,6 @@ def band_um(profile_um: np.ndarray, pitch_mm: float, band_mm: tuple[float, float
     return short - long
 
 
-def fold_profiles_um(volume: Volume, surfaces: list[np.ndarray], band_mm: tuple[float, float] = FOLD_BAND_MM) -> list:
-    """Fold height of the ILM along every scan, um, float32 [width] each (positive: towards the vitreous)."""
-    checked(volume, surfaces)
-    return [
-        band_um((rows[-1] - rows[0]) * volume.axial_um, scan.length_mm / scan.width, band_mm).astype(np.float32)
-        for scan, rows in zip(volume.scans, surfaces, strict=True)
-    ]
-
-
-def fold_map_um(volume: Volume, surfaces: list[np.ndarray], grid: Grid, window_mm: float = 0.5) -> np.ndarray:
-    """En-face map of local fold height: RMS within `window_mm` along the lines, um float32 [rows, columns]."""
-    squares = [
-        _low_pass(np.square(fold), window_mm / 2 / (scan.length_mm / scan.width))
-        for scan, fold in zip(volume.scans, fold_profiles_um(volume, surfaces), strict=True)
-    ]
-    return np.sqrt(fused_map(volume, squares, grid))
-
-
 def measure_shape(
     volume: Volume,
     surfaces: list[np.ndarray],
@@ -131,7 +108,7 @@ def measure_shape(
 ) -> Shape:
     """Fold and traction indices of a volume; presence: probability of ERM [width] a scan, inside where >= threshold."""
     checked(volume, surfaces)
-    sums = {key: np.zeros(7) for key in ("all", "inside", "outside")}
+    sums = {key: np.zeros(5) for key in ("all", "inside", "outside")}
     crests = dict.fromkeys(sums, 0)
     inner = [SURFACES.index(name) for name in _INNER]
     for k, (scan, rows) in enumerate(zip(volume.scans, surfaces, strict=True)):
@@ -144,13 +121,8 @@ def measure_shape(
         use = (r >= RING_MM[0]) & (r <= RING_MM[1])
         crest = np.zeros(scan.width, bool)
         crest[find_peaks(np.where(np.isfinite(fold), fold, 0), prominence=2.0)[0]] = True
-        smooth = _low_pass(heights[0], _ISO_SIGMA * FOLD_BAND_MM[1] / pitch)
-        # Arc length of a profile in mm: the fold band only, as finer ripple is the segmentation's.
-        excess = (np.gradient(fold + smooth, pitch) / 1000, np.gradient(smooth, pitch) / 1000)
-        arc, course = (np.sqrt(1 + slope**2) for slope in excess)
         known, pulled = np.isfinite(fold), np.isfinite(pull)
-        arc, course = (np.where(np.isfinite(arc), length, 0) for length in (arc, course))
-        table = np.stack([known, np.where(known, fold, 0) ** 2, crest & known, arc, course,
+        table = np.stack([known, np.where(known, fold, 0) ** 2, crest & known,
                           pulled, np.where(pulled, pull, 0) ** 2])  # fmt: skip
         parts = {"all": use}
         if presence is not None:
@@ -165,9 +137,8 @@ def measure_shape(
 
     return Shape(
         fold_um=each(lambda s: np.sqrt(s[1] / s[0])),
-        traction_um_per_mm=each(lambda s: np.sqrt(s[6] / s[5]), line=5),
+        traction_um_per_mm=each(lambda s: np.sqrt(s[4] / s[3]), line=3),
         crests_per_mm={key: float(crests[key] / s[0]) if s[0] >= _MIN_MM else None for key, s in sums.items()},
-        ilm_excess_percent=each(lambda s: 100 * (s[3] / s[4] - 1)),
         line_mm={key: float(s[0]) for key, s in sums.items()},
     )
 
@@ -195,44 +166,13 @@ def measure_pit(total_um: np.ndarray, grid: Grid, fovea) -> Pit | None:
         width_mm=2 * half,
         slope_deg=float(np.degrees(np.arctan(np.gradient(inner, _PIT_STEP_MM).max() / 1000))),
         volume_mm3=float(np.trapezoid(missing * 2 * np.pi * radius[: rim + 1], radius[: rim + 1])),
-        dubis=fit_dubis(*_horizontal(profiles, radius)),
     )  # fmt: skip
-
-
-def fit_dubis(x_mm: np.ndarray, thickness_um: np.ndarray) -> dict[str, float] | None:
-    """Difference of two Gaussians, T = a1 exp(-(x - b1)^2 / 2 c1) - a2 exp(-(x - b2)^2 / 2 c2) + z, in mm.
-
-    Returns {a1, b1, c1, a2, b2, c2, z, rms_um}, or None where the fit does not converge.
-    """
-    known = np.isfinite(thickness_um)
-    if known.sum() < 20:
-        return None
-    x, t = x_mm[known], thickness_um[known] / 1000
-
-    def model(x, a1, b1, c1, a2, b2, c2, z):
-        return a1 * np.exp(-((x - b1) ** 2) / (2 * c1)) - a2 * np.exp(-((x - b2) ** 2) / (2 * c2)) + z
-
-    guess = (0.24, 0.0, 5.0, 0.125, 0.0, 0.10, 0.10)  # the healthy values of Dubis
-    low, high = (0, -2, 0.3, 0, -0.5, 0.005, 0), (0.8, 2, 50, 0.8, 0.5, 1.0, 0.5)
-    try:
-        found, _ = curve_fit(model, x, t, guess, bounds=(low, high), max_nfev=400)
-    except RuntimeError:  # not converged
-        return None
-    rms = 1000 * float(np.sqrt(np.mean((model(x, *found) - t) ** 2)))
-    names = ("a1", "b1", "c1", "a2", "b2", "c2", "z")
-    return {name: float(v) for name, v in zip(names, found, strict=True)} | {"rms_um": rms}
 
 
 def _at(values: np.ndarray, grid: Grid, x_mm: np.ndarray, y_mm: np.ndarray) -> np.ndarray:
     """Bilinear values of a map at points; NaN off the map and beside unmeasured pixels."""
     at = ((y_mm - grid.y0_mm) / grid.step_mm - 0.5, (x_mm - grid.x0_mm) / grid.step_mm - 0.5)
     return map_coordinates(values.astype(float), at, order=1, mode="constant", cval=np.nan)
-
-
-def _horizontal(profiles: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two horizontal meridians as one profile: x mm from left to right, thickness."""
-    left, right = profiles[_MERIDIANS // 2, :0:-1], profiles[0]
-    return np.concatenate([-radius[:0:-1], radius]), np.concatenate([left, right])
 
 
 def _low_pass(values: np.ndarray, sigma: float) -> np.ndarray:

@@ -295,10 +295,30 @@ def _shape(write: Writer) -> None:
         write.add(f"traction_index{end}", f"Traction index, {where}", found.traction_um_per_mm[key], "um/mm",
                   model="layers", why=doubt,
                   method="RMS gradient of inner-surface displacement along the scans")  # fmt: skip
+        write.add(f"fold_crests{end}", f"Fold crests of the ILM, {where}", found.crests_per_mm[key], "1/mm",
+                  model="layers", why=doubt, method="crests that stand out by 2 um, per mm of line")  # fmt: skip
+    _pit(write, doubt)
     bend = np.concatenate([c[np.isfinite(c)] for c in shape.curvature(study.volume, study.surfaces)])
     if bend.size:
         write.add("bm_curvature", "Curvature of Bruch's membrane as the picture shows it", float(np.median(bend)),
                   "1/mm", model="layers", method="median over the A-scans, quadratic over 2 mm")  # fmt: skip
+
+
+def _pit(write: Writer, doubt: str) -> None:
+    """Shape of the foveal pit in the map, where there is a map and a fovea."""
+    study = write.study
+    if study.thickness is None or study.fovea is None:
+        return
+    found = shape.measure_pit(study.thickness.total, study.grid, study.fovea)
+    missing = "the thickness round the fovea is not known" if found is None else "no pit stands out by 15 um"
+    how = "mean of 36 meridians of the thickness map"
+    for key, title, unit in (("rim_um", "Height of the foveal rim", "um"), ("rim_mm", "Radius of the rim", "mm"),
+                             ("width_mm", "Width of the foveal pit at half its depth", "mm"),
+                             ("slope_deg", "Steepest slope of the foveal pit", "deg"),
+                             ("volume_mm3", "Volume of the foveal pit", "mm3")):  # fmt: skip
+        value = getattr(found, key) if found is not None and found.present else None
+        name = f"pit_{key}" if key.startswith("rim") else f"pit_{key.split('_')[0]}"
+        write.add(name, title, value, unit, model="layers", why=doubt, method=how, missing=missing)
 
 
 def _reflectance(write: Writer) -> None:

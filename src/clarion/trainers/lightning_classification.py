@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from clarion.config import nearest
 from clarion.data.grey import read_grey
 from clarion.errors import UsageError
+from clarion.networks import cosine
 from clarion.trainers.base import Sample
 
 
@@ -72,15 +72,7 @@ class ClassificationModule(L.LightningModule):
         total = max(1, int(self.trainer.estimated_stepping_batches))
         epochs = max(1, self.trainer.max_epochs or 1)
         warmup = min(total // 2, round(total * float(self.model.get("warmup_epochs", 0)) / epochs))
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            progress = min(1.0, (step - warmup) / max(1, total - warmup))
-            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return cosine(optimizer, total, warmup)
 
     def answer(self, samples: Sequence[Sample]) -> list[dict[str, list[float]]]:
         """Read the samples' images and return {"probabilities": [K floats]} for each, in order."""
