@@ -171,11 +171,11 @@ def compare_paths(
     volumes = [read_visit(path, reader) for path in (first, second)]
     if volumes[0].study_id == volumes[1].study_id:
         raise UsageError("Both visits are the same scan: give two different ones.")
-    if years is not None and years <= 0:
-        raise UsageError(f"--years {years:g}: the second visit must lie after the first; give them in order.")
+    from clarion.oct.progression import check_visits, compare
+
+    check_visits(*volumes, years)  # before minutes of measuring
     for name, volume in zip(VISITS, volumes, strict=True):
         check_out(out / name, volume.study_id)
-    from clarion.oct.progression import compare
     from clarion.oct.quantify import measure
     from clarion.report.progression import write_progression_report
 

@@ -161,8 +161,7 @@ def compare(
     registration: None: found here. DataError for a right eye against a left one, for visits in the wrong order, and
     for scans that do not match; UsageError for years that are not above 0.
     """
-    years = _interval_years(first.volume, second.volume, years)
-    flags = _identity(first.volume, second.volume)
+    years, flags = check_visits(first.volume, second.volume, years)
     omitted: dict[str, str] = {}
     if registration is None:
         maps = None
@@ -208,10 +207,18 @@ def load_repeatability() -> Repeatability:
     return Repeatability(**json.loads(text)["repeatability"])
 
 
+def check_visits(first: Volume, second: Volume, years: float | None) -> tuple[float | None, list[Flag]]:
+    """Years between two visits (None: unknown) and what speaks against comparing them.
+
+    DataError for a right eye against a left one and for visits in the wrong order; UsageError for years not above 0.
+    """
+    return _interval_years(first, second, years), _identity(first, second)
+
+
 def _interval_years(first: Volume, second: Volume, years: float | None) -> float | None:
     if years is not None:
         if not (isfinite(years) and years > 0):
-            raise UsageError(f"The time between the visits must be above 0 years, not {years:g}.")
+            raise UsageError(f"The time between the visits must be above 0 years, not {years:g}: give them in order.")
         return float(years)
     if first.acquired is None or second.acquired is None:
         return None
