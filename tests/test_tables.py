@@ -7,12 +7,17 @@ import io
 import json
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from sksurv.metrics import concordance_index_censored
 
 from clarion import cli, tables
 from clarion.errors import UsageError
+from clarion.evaluators.survival import SurvivalEvaluator
 from clarion.record import to_json
+from clarion.table_records import same
 
 
 def entry(value, n=650, patients=65):
@@ -155,3 +160,188 @@ def test_kind_errors(experiments):
         tables.build("erm_detektion", [])
     assert cli.main(["table", "erm_detection", "--runs", "nowhere"]) == 2
     assert cli.main(["table", "erm_detection", "--where", "epochs"]) == 2
+
+
+# ------------------------------------------------------------- folds as means, columns with their own runs, summaries
+
+
+SPEC = {
+    "title": "T", "published": "published.csv", "source": "S", "evaluator": "survival",
+    "rows": {"Cohort": "cohort", "Model": "model"},
+    "run": {"model": "{model}", "data": "cancer_omics", "data.cohort": "{cohort}"},
+    "folds": "mean", "columns": [{"title": "c", "metric": "c_index"}, {"title": "Peer", "published": "peer"}],
+    "summary": {"over": "Cohort", "label": "mean of {n} cohorts", "things": "cohorts"},
+    "compare": {"metric": "c_index", "of": {"Model": "net"}, "with": [{"Model": "ridge"}]},
+    "command": "python train.py -m model={model} data.cohort={cohort}",
+}  # fmt: skip
+COHORTS, MODELS = ("a", "b"), ("net", "ridge")
+
+
+def survivors(cohort, fold, n=40):
+    """The test patients of one fold, the same for every model."""
+    rng = np.random.default_rng(sum(map(ord, cohort)) * 10 + fold)
+    names = [f"{cohort}{fold}-{k}" for k in range(n)]
+    truth = {
+        "sample_id": names,
+        "patient_id": names,
+        "time": rng.exponential(30, n) + 0.1,
+        "event": rng.random(n) < 0.6,
+    }
+    return pd.DataFrame(truth)
+
+
+def fold_run(runs, cohort, model, fold, noise, folds=2):
+    """A fold's run: its risk follows the survival time, on a scale of its own, with noise."""
+    run = runs / f"{model}-{cohort}-f{fold}"
+    truth = survivors(cohort, fold)
+    rng = np.random.default_rng(fold)
+    risk = (-truth["time"] + noise * rng.normal(size=len(truth))) * 10.0**fold + 1000 * fold
+    judge = SurvivalEvaluator(n_resamples=20)
+    predictions = truth[["sample_id", "patient_id"]].assign(risk=risk)
+    result = judge.evaluate(predictions, truth, {"seed": 0})
+    for part, table in (("predictions", predictions), ("truth", truth)):
+        (run / part).mkdir(parents=True)
+        table.to_parquet(run / part / "test.parquet")
+    head = {"run": run.name, "model": model, "data": "cancer_omics", "data_kind": "public", "seed": 0}
+    metrics = head | {"finished": f"2026-01-0{fold + 1}", "evaluators": {"survival": result}}
+    (run / "metrics.json").write_text(to_json(metrics))
+    (run / "manifest.json").write_text(to_json({"device": "cpu", "data": {"counts": {"train": 100 + fold}}}))
+    data = {"cohort": cohort, "fold": fold, "folds": folds}
+    evaluators = {"survival": {"_target_": "clarion.evaluators.survival.SurvivalEvaluator", "task": "survival"}}
+    (run / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "data": data, "trainer": {}, "evaluators": evaluators}))
+    return result["metrics"]["c_index"]["value"]
+
+
+@pytest.fixture()
+def cohorts(tmp_path, monkeypatch):
+    """A table of 2 cohorts x 2 models with 2 folds each, recorded; (its folder, c-index of each run)."""
+    folder = tmp_path / "experiments" / "omics"
+    folder.mkdir(parents=True)
+    (folder / "table.yaml").write_text(yaml.safe_dump(SPEC, sort_keys=False))
+    rows = [{"cohort": c, "model": m, "peer": "0.6" if c == "a" else ""} for c in COHORTS for m in MODELS]
+    pd.DataFrame(rows).to_csv(folder / "published.csv", index=False)
+    noises = {"net": 10.0, "ridge": 60.0}
+    values = {
+        (c, m, f): fold_run(tmp_path / "runs", c, m, f, noises[m]) for c in COHORTS for m in MODELS for f in (0, 1)
+    }
+    monkeypatch.chdir(tmp_path)
+    return folder, values
+
+
+def test_folds_are_averaged_not_pooled(cohorts, tmp_path):
+    _, values = cohorts
+    table = tables.build("omics", [tmp_path / "runs"])
+    got = next(c for c in table.cells if c.keys == {"Cohort": "a", "Model": "net"}).measured["metrics"]["c_index"]
+    assert got["value"] == pytest.approx((values["a", "net", 0] + values["a", "net", 1]) / 2, abs=1e-12)
+    assert (got["n"], got["n_patients"]) == (80, 80) and got["low"] < got["value"] < got["high"]
+    assert "mean of 2 folds" in got["method"] and "within folds" in got["method"]
+    # the interval by hand: each fold's patients are drawn again, a fold knows nothing of the other
+    rng, draws = np.random.default_rng(5), []
+    folder = tmp_path / "runs"
+    folds = []
+    for fold in (0, 1):
+        truth, risk = survivors("a", fold), pd.read_parquet(folder / f"net-a-f{fold}" / "predictions" / "test.parquet")
+        folds.append((truth["time"].to_numpy(), truth["event"].to_numpy(), risk["risk"].to_numpy()))
+    for _ in range(300):
+        parts = []
+        for time, event, risk in folds:
+            some = rng.integers(0, len(time), len(time))
+            parts.append(concordance_index_censored(event[some], time[some], risk[some])[0])
+        draws.append(np.mean(parts))
+    assert [got["low"], got["high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
+
+
+def test_a_missing_fold_is_named(cohorts, tmp_path):
+    _, values = cohorts
+    shutil.rmtree(tmp_path / "runs" / "net-b-f1")
+    table = tables.build("omics", [tmp_path / "runs"])
+    cell = next(c for c in table.cells if c.keys == {"Cohort": "b", "Model": "net"})
+    assert cell.measured["metrics"]["c_index"]["value"] == pytest.approx(values["b", "net", 0])
+    assert cell.notes == ["1 of 2 folds (missing: 1)"]
+    assert "b net: 1 of 2 folds (missing: 1)." in tables.render(table, "md")
+
+
+def test_summary_rows_and_a_paired_verdict(cohorts, tmp_path):
+    _, values = cohorts
+    table = tables.build("omics", [tmp_path / "runs"])
+    means = {c.keys["Model"]: c for c in table.summaries}
+    assert means["net"].keys["Cohort"] == "mean of 2 cohorts"
+    for model in MODELS:
+        whole = means[model].measured["metrics"]["c_index"]
+        assert whole["value"] == pytest.approx(np.mean([values[c, model, f] for c in COHORTS for f in (0, 1)]))
+        assert whole["n_patients"] == 160
+    [said] = table.remarks
+    assert said.startswith("net beats ridge.") and "higher in 2 of 2" in said and "paired bootstrap" in said
+    turned = {**SPEC, "compare": {**SPEC["compare"], "of": {"Model": "ridge"}, "with": [{"Model": "net"}]}}
+    (cohorts[0] / "table.yaml").write_text(yaml.safe_dump(turned))
+    assert tables.build("omics", [tmp_path / "runs"]).remarks[0].startswith("ridge does not beat net: it is worse.")
+    text = tables.render(table, "md")
+    assert said in text and "| mean of 2 cohorts | net |" in text and "| c | Peer | n |" in text
+
+
+def test_means_outlive_their_runs(cohorts, tmp_path, capsys):
+    assert cli.main(["table", "omics"]) == 0
+    before = capsys.readouterr().out
+    shutil.rmtree(tmp_path / "runs")
+    assert cli.main(["table", "omics"]) == 0
+    assert capsys.readouterr().out == before
+    for form in ("csv", "json", "tex", "html"):
+        assert cli.main(["table", "omics", "--format", form]) == 0
+    kept = json.loads((cohorts[0] / "results" / "measured.json").read_text())
+    assert not any("directory" in r or "parts" in r for r in kept["runs"]) and len(kept["runs"]) == 8
+
+
+def test_a_large_table_keeps_the_shown_figures_alone(cohorts, tmp_path):
+    for keep, held in (("all", {"c_index", "c_index_uno"}), ("shown", {"c_index"})):
+        (cohorts[0] / "table.yaml").write_text(yaml.safe_dump({**SPEC, "keep": keep}))
+        tables.write(tables.build("omics", [tmp_path / "runs"]), tmp_path / keep)
+        kept = json.loads((tmp_path / keep / "measured.json").read_text())["runs"]
+        assert all(held <= set(r["metrics"]) and ("events" in r["metrics"]) == (keep == "all") for r in kept)
+
+
+def test_a_column_may_name_its_own_run_and_evaluator(tmp_path, monkeypatch):
+    """One row a model, one column a data set."""
+    spec = {"title": "T", "published": "published.csv", "source": "S", "evaluator": "mcqa", "rows": {"Model": "model"},
+            "run": {"model": "{model}"}, "command": "python train.py model={model}",
+            "columns": [{"title": "PubMedQA", "metric": "accuracy", "published": "pubmedqa",
+                         "run": {"data": "pubmedqa"}, "command": "python train.py model={model} data=pubmedqa"},
+                        {"title": "Essay", "metric": "rouge_l", "evaluator": "essay", "run": {"data": "eyes"},
+                         "command": "python train.py model={model} data=eyes"}]}  # fmt: skip
+    folder = tmp_path / "experiments" / "language"
+    folder.mkdir(parents=True)
+    (folder / "table.yaml").write_text(yaml.safe_dump(spec))
+    (folder / "published.csv").write_text("model,pubmedqa\nalpha,0.71\nbeta,\n")
+    for model, data, evaluator, metric, value in (
+        ("alpha", "pubmedqa", "mcqa", "accuracy", 0.8), ("alpha", "eyes", "essay", "rouge_l", 0.3),
+        ("beta", "eyes", "essay", "rouge_l", 0.2), ("beta", "other", "mcqa", "accuracy", 0.9),
+    ):  # fmt: skip
+        run = recorded(tmp_path / "runs", model, data)
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["evaluators"] = {evaluator: {"metrics": {metric: entry(value, n=10, patients=10)}}}
+        (run / "metrics.json").write_text(to_json(metrics))
+    monkeypatch.chdir(tmp_path)
+    table = tables.build("language", [tmp_path / "runs"])
+    assert tables.header(spec)[:4] == ["Model", "PubMedQA", "PubMedQA published", "Essay"]
+    alpha, beta = tables.rendered_rows(table)
+    assert alpha[1:4] == ["0.800 [0.780, 0.820] (n 10)", "0.71", "0.300 [0.280, 0.320] (n 10)"]
+    assert beta[1:4] == ["—", "—", "0.200 [0.180, 0.220] (n 10)"]
+    assert alpha[-1] == "2 runs" and beta[-1].endswith("python train.py model=beta data=pubmedqa")
+    first = next(csv.DictReader(io.StringIO(tables.render(table, "csv"))))
+    assert (first["pubmedqa"], first["essay"], first["essay_n"]) == ("0.8", "0.3", "10")
+
+
+def test_values_of_a_configuration_are_compared_as_written():
+    assert all(
+        same(*pair) for pair in ((None, "null"), ([], "[]"), (True, "true"), ("BLCA", "blca"), (10, "10"), (0, "*"))
+    )
+    assert not any(same(*pair) for pair in ((None, "*"), (10, "25"), (None, "0"), ("blca", "brca")))
+
+
+def test_a_wrong_table_is_refused_in_one_sentence(cohorts):
+    folder = cohorts[0]
+    (folder / "table.yaml").write_text(yaml.safe_dump({**SPEC, "folds": "median"}))
+    with pytest.raises(UsageError, match="neither pool nor mean"):
+        tables.build("omics", [])
+    (folder / "table.yaml").write_text(yaml.safe_dump({**SPEC, "summary": {"over": "Cohorts", "label": "m"}}))
+    with pytest.raises(UsageError, match="Did you mean `Cohort`"):
+        tables.build("omics", [])

@@ -123,6 +123,38 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE", help="where the comparison goes (default: comparison.html)")
     p.set_defaults(run=report)
 
+    p = commands.add_parser("ask", help="a question to a trained language model, alone or over measured findings")
+    p.add_argument("question", metavar="QUESTION")
+    p.add_argument("--model", required=True, metavar="RUN", help="a run directory or checkpoint of a language model")
+    p.add_argument("--findings", default=None, metavar="FILE", help="findings.json of `clarion quantify`")
+    p.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="default: as the model was trained")
+    p.add_argument("--format", choices=["text", "json"], default="text")
+    p.add_argument("--device", default="auto")
+    p.set_defaults(run=ask)
+
+    p = commands.add_parser("corpus", help="PDFs, PubMed XML/JSON, text and HTML -> clean, de-identified documents")
+    p.add_argument("action", choices=["build"])
+    p.add_argument("conf", metavar="CONF.yaml", help="a file, or a name of conf/corpus (ophthalmology, demo)")
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as sources.0.path=/articles tokens=words")
+    p.add_argument("--out", default=None, metavar="DIR", help="default: corpus-NAME here")
+    p.add_argument("--resume", action="store_true", help="go on with an interrupted build")
+    p.add_argument("--format", choices=["text", "json"], default="text")
+    p.set_defaults(run=corpus)
+
+    p = commands.add_parser("instruct", help="questions and answers made from documents, for fine-tuning")
+    p.add_argument("action", choices=["build"])
+    p.add_argument("conf", metavar="CONF.yaml", help="a file, or a name of conf/instruct (documents)")
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as documents=CORPUS generator=URL#MODEL")
+    p.add_argument("--out", required=True, metavar="DIR", help="train.jsonl, val.jsonl, test.jsonl, card.json")
+    p.set_defaults(run=instruct)
+
+    p = commands.add_parser("merge", help="an adapter and its base as one model, proven equivalent, with a model card")
+    p.add_argument("trained", metavar="RUN", help="a run directory or checkpoint of the sft trainer with an adapter")
+    p.add_argument("--out", required=True, metavar="FOLDER")
+    p.add_argument("--base", default=None, metavar="FOLDER", help="the base weights, where they lie elsewhere now")
+    p.add_argument("--dtype", default="auto", metavar="NAME", help="auto (as the base), float32, bfloat16 or float16")
+    p.set_defaults(run=merge)
+
     p = commands.add_parser("predict", help="run a trained model over new images or a HEYEX screen export")
     p.add_argument("path", metavar="PATH")
     p.add_argument("--model", required=True, metavar="RUN", help="a run directory (its best checkpoint is used)")
@@ -132,6 +164,23 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--device", default="auto")
     p.set_defaults(run=predict)
+
+    p = commands.add_parser("explain", help="which genes survival models look at; several runs: do they agree?")
+    p.add_argument("runs", nargs="+", metavar="RUN", help="run directories of tabular networks or linear baselines")
+    p.add_argument("--split", default="test", help="whose patients: train, val or test (default: test)")
+    p.add_argument("--top", type=int, default=20, metavar="K", help="genes shown and compared (default: 20)")
+    p.add_argument("--patients", type=int, default=None, metavar="N", help="at most so many (default: all)")
+    p.add_argument("--out", default=None, metavar="DIR", help="default: explanation-RUN here (several: explanation)")
+    p.add_argument("--format", choices=["md", "json"], default="md")
+    p.add_argument("--device", default="auto")
+    p.set_defaults(run=explain)
+
+    p = commands.add_parser("embed", help="each sample's embedding before the last layer of a network, as parquet")
+    p.add_argument("model", metavar="RUN", help="a run directory (its best checkpoint is used)")
+    p.add_argument("--split", default="all", help="train, val, test or all (default: all)")
+    p.add_argument("--out", required=True, metavar="FILE.parquet")
+    p.add_argument("--device", default="auto")
+    p.set_defaults(run=embed)
     return top
 
 
@@ -262,12 +311,63 @@ def compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def corpus(args: argparse.Namespace) -> int:
+    from clarion import generating
+    from clarion.llm.corpus.command import build_from_conf
+
+    _log_to_stderr()
+    models = (generating.open_generator, generating.tokenizer_file)
+    manifest, folder = build_from_conf(args.conf, args.out, args.resume, args.overrides, *models)
+    if args.format == "json":
+        print(json.dumps(manifest | {"folder": str(folder)}, ensure_ascii=False, indent=2))
+    else:
+        print(f"{manifest['documents']} documents, {manifest['tokens']} tokens: {folder} (card.md says what was left out)")
+    return 0
+
+
 def _log_to_stderr() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s", force=True)
-    for name in ("highdicom", "pydicom", "eyepy"):  # they narrate every attribute they copy
+    for name in ("highdicom", "pydicom", "eyepy", "httpx"):  # they narrate every attribute they copy, every request
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def ask(args: argparse.Namespace) -> int:
+    from clarion import asking
+
+    findings = Path(args.findings).expanduser() if args.findings else None
+    out = sys.stdout if args.format == "text" else None
+    answer = asking.ask(args.question, args.model, findings, args.max_new_tokens, args.device, out)
+    if args.format == "json":
+        print(json.dumps(answer, ensure_ascii=False, indent=2))
+    return 0
+
+
+def instruct(args: argparse.Namespace) -> int:
+    from clarion.llm.building.settings import read_settings
+
+    _log_to_stderr()
+    settings = read_settings(args.conf, args.overrides)
+    from clarion.generating import open_generator
+    from clarion.llm.building.build import build_instructions
+    from clarion.record import to_json
+
+    generate = open_generator(settings.generator)
+    if generate is None:
+        raise UsageError("generator=none cannot write questions: name a model, a run, or URL#MODEL of a server.")
+    print(to_json(build_instructions(settings, generate, Path(args.out).expanduser())), end="")
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    from clarion.merging import merge_run
+
+    _log_to_stderr()
+    base = Path(args.base).expanduser() if args.base else None
+    merged = merge_run(Path(args.trained), Path(args.out).expanduser(), base, args.dtype)
+    print(json.dumps(merged.summary(), ensure_ascii=False, indent=2))
+    return 0
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -280,6 +380,28 @@ def predict(args: argparse.Namespace) -> int:
         confidence=args.confidence,
         device=args.device,
     )
+    print(json.dumps(summary, ensure_ascii=False, indent=2))
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    from clarion import explaining
+    from clarion.record import to_json
+
+    _log_to_stderr()
+    out = Path(args.out).expanduser() if args.out else None
+    runs = [Path(r) for r in args.runs]
+    result = explaining.explain_runs(runs, args.split, args.top, out, args.patients, args.device)
+    print(f"written: {result['out']}/explanation.json, .csv, .html", file=sys.stderr)
+    print(to_json(result) if args.format == "json" else explaining.markdown(result), end="")
+    return 0
+
+
+def embed(args: argparse.Namespace) -> int:
+    from clarion.embedding import embed_run
+
+    _log_to_stderr()
+    summary = embed_run(Path(args.model), Path(args.out).expanduser(), args.split, args.device)
     print(json.dumps(summary, ensure_ascii=False, indent=2))
     return 0
 

@@ -40,7 +40,7 @@ TARGETS = (
     "lightning.",
     "hydra_plugins.",
 )
-LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")  # names of Hydra's known plugins
+OF_HYDRA = {"hydra/launcher": {"basic"}, "hydra/sweeper": {"basic"}}  # choices that Hydra itself brings
 
 
 @lru_cache
@@ -54,7 +54,7 @@ def conf_dir() -> Path:
 def choices(group: str) -> tuple[str, ...]:
     """Selectable options of a config group, `_hidden` bases left out."""
     names = {p.stem for p in (conf_dir() / group).glob("*.yaml") if not p.stem.startswith("_")}
-    return tuple(sorted(names | (set(LAUNCHERS) if group == "hydra/launcher" else set())))
+    return tuple(sorted(names | OF_HYDRA.get(group, set())))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -92,7 +92,10 @@ def run_id(*, _root_: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
+    from clarion.launchers import worker_environment
+
     OmegaConf.register_new_resolver("run_id", run_id, replace=True)
+    OmegaConf.register_new_resolver("worker_environment", worker_environment, replace=True)
 
 
 def compose_config(overrides: list[str], with_hydra: bool = False) -> DictConfig:
@@ -116,7 +119,8 @@ def group_task(group: str, name: str) -> str | None:
     if found := re.search(r"\btask:\s*\[?\s*([a-z_]+)", text):
         return found.group(1)
     if found := re.search(r"^defaults:\s*(\[[^\]]*\]|(?:\n\s*- .*)+)", text, re.M):
-        bases = [b for b in re.findall(r"[\w]+(?=\s*[,\]\n]|$)", found.group(1)) if b != "_self_"]
+        own = re.sub(r"-\s*(override\s+)?/.*", "", found.group(1))  # other groups' choices are no bases
+        bases = [b for b in re.findall(r"[\w]+(?=\s*[,\]\n]|$)", own) if b not in ("_self_", name)]
         return next((task for b in bases if (task := group_task(group, b))), None)
     return None
 

@@ -143,7 +143,7 @@ def jobs_table(outcomes: list[dict]) -> str:
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths)).rstrip() for r in rows]
     lines.insert(1, "  ".join("-" * w for w in widths))
-    counts = {s: sum(o["status"] == s for o in outcomes) for s in ("done", "skipped", "refused", "failed")}
+    counts = {s: sum(o["status"] == s for o in outcomes) for s in ("done", "skipped", "pruned", "refused", "failed")}
     lines.append(", ".join(f"{n} {s}" for s, n in counts.items() if n))
     redo = [o for o in outcomes if o["status"] in ("failed", "refused")]
     if redo:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 
 from clarion.errors import ClarionError, UsageError
+
+_last: dict = {}  # the outcome of this process's latest job
 
 
 def train(argv: list[str]) -> int:
@@ -16,26 +19,36 @@ def train(argv: list[str]) -> int:
 
         print(help_text())
         return 0
-    from clarion import jobs
+    from clarion import distributed, jobs, launchers
     from clarion.preflight import preflight
 
+    follows = distributed.rank() > 0
     try:
         checked = preflight(argv)
+        distributed.refuse("lightning", sweeping=any(a in ("-m", "--multirun") for a in argv))
+        checked = launchers.prepare(checked, runs_dir(checked))
     except ClarionError as error:
-        return refuse(error)
+        return error.exit_code if follows else refuse(error)
+    if follows:  # one of several processes of a run: process 0 speaks for all
+        os.environ["TQDM_DISABLE"] = "1"
+        start_hydra(checked)
+        return _last.get("exit_code", 1)
     if any(a in ("--cfg", "-c", "--info", "-i", "--hydra-help") or a.startswith(("--cfg=", "--info=")) for a in argv):
         start_hydra(checked)
         return 0
+    gave_up = 0
     with jobs.board(runs_dir(checked)) as board:
         try:
             start_hydra(checked)
         except KeyboardInterrupt:
             print("interrupted; the same command with resume=true continues", file=sys.stderr)
             return 130
+        except SystemExit as stop:  # Hydra or a sweeper gave up, and has said why
+            gave_up = int(stop.code or 0) if isinstance(stop.code, int | None) else 1
         outcomes = jobs.read_board(board)
     if not outcomes:
         print("no job ran", file=sys.stderr)
-        return 1
+        return gave_up or 1
     if len(outcomes) > 1 or any(a in ("-m", "--multirun") for a in argv):
         print(jobs.jobs_table(outcomes))
     else:
@@ -44,7 +57,7 @@ def train(argv: list[str]) -> int:
         page = Path(one["directory"]) / "report.html"
         if page.is_file():
             print(f"page: {page}")
-    return jobs.exit_code(outcomes)
+    return jobs.exit_code(outcomes) or gave_up
 
 
 def refuse(error: ClarionError) -> int:
@@ -62,7 +75,11 @@ def start_hydra(argv: list[str]) -> None:
 
     from clarion import config
 
+    import warnings
+
     config.register_resolvers()
+    # Launchers of ours bear the names of their plugins, and their settings are checked against the plugin's.
+    warnings.filterwarnings("ignore", message=r"(?s).*is validated against ConfigStore schema with the same name")
     before = sys.argv
     sys.argv = ["train.py", *argv]
     try:
@@ -75,14 +92,18 @@ def job(cfg) -> float | None:
     """One job, in this process or a worker's. Never raises: its outcome is posted, the sweep goes on."""
     from hydra.core.hydra_config import HydraConfig
 
-    from clarion import config
+    from clarion import config, distributed, launchers
     from clarion.run import execute
 
+    distributed.from_submitit()
+
     config.register_resolvers()
+    cfg.resume = cfg.resume or launchers.requeued()
     hydra = HydraConfig.get()
-    outcome = execute(
-        cfg, list(hydra.overrides.task), Path(hydra.runtime.output_dir), int(hydra.job.get("num", 0) or 0)
-    )
+    trial = json.loads(hydra.sweeper.get("trial") or "null")  # told by clarion.tuning
+    overrides, number = list(hydra.overrides.task), int(hydra.job.get("num", 0) or 0)
+    outcome = execute(cfg, overrides, Path(hydra.runtime.output_dir), number, trial)
+    _last.update(outcome)
     words = outcome["score"].split()
     return float(words[1]) if len(words) > 1 else None
 

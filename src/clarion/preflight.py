@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from clarion import launchers
 from clarion.config import (
     FREE,
     GROUPS,
@@ -31,6 +32,7 @@ from clarion.config import (
     target_problems,
 )
 from clarion.errors import UsageError
+from clarion.tuning.space import corners
 
 PRECISIONS = ("auto", "32", "16", "bf16")
 
@@ -113,6 +115,8 @@ def group_problems(overrides: list[Override]) -> list[str]:
             continue
         for name in option_names(o):
             known = choices(o.key_or_group)
+            if absent := launchers.missing(o.key_or_group, name):
+                problems.append(absent)
             if name in known or (name in ("null", "None") and o.key_or_group in ("experiment", "evaluator")):
                 continue
             if name.startswith("_"):
@@ -193,18 +197,33 @@ def job_problems(overrides: list[str], sweeping: bool, composed: DictConfig | No
     if composed is not None:
         return check_config(composed)
     params: dict = {}
-    if any(o.startswith("experiment=") for o in overrides) or any(o.startswith("hydra.sweep") for o in overrides):
+    tuned = False
+    if any(o.startswith(("experiment=", "hydra.sweep", "hydra/sweeper=")) for o in overrides):
         try:
             hydra = compose_config([o for o in overrides if not _sweeps(o)], with_hydra=True).hydra
         except Exception as error:
             return [composition_problem(error)]
         params = dict(hydra.sweeper.get("params") or {})
+        tuned = str(hydra.sweeper.get("_target_")).endswith(".OptunaSweeper")
         sweeping = sweeping or str(hydra.get("mode")).endswith("MULTIRUN")
     elif not sweeping:
         several = [o for o in overrides if _sweeps(o)]
         if several:
             return [f"`{several[0]}` asks for several runs: add -m (python train.py -m ...)."]
-    jobs = expand(overrides, params) if sweeping else [overrides]
+    jobs = [overrides]
+    if sweeping and tuned:
+        parsed, _ = parse(overrides)
+        given = {o.key_or_group for o in parsed}
+        extra, bad = parse([f"{k}={v}" for k, v in params.items() if k not in given])
+        try:
+            jobs = corners([*parsed, *extra])
+        except UsageError as error:
+            return [*bad, str(error)]
+    elif sweeping:
+        for o in overrides:
+            if _sweeps(o) and parse([o])[0][0].is_interval_sweep():
+                return [f"`{o}` is a space to search: add hydra/sweeper=optuna, or list values (a,b,c)."]
+        jobs = expand(overrides, params)
     problems = []
     for job in jobs:
         try:
@@ -278,9 +297,11 @@ def match_problems(cfg: dict) -> list[str]:
     if not task or not name:
         return ["No model is chosen: add model=NAME (see `clarion list models`)."]
     problems = []
-    if model.get("trainer") and trainer.get("name") != model["trainer"]:
+    runs_on = model.get("trainer") or trainer.get("name")
+    runs_on = runs_on if isinstance(runs_on, list) else [runs_on]
+    if trainer.get("name") not in runs_on:
         problems.append(
-            f"model={name} runs on trainer={model['trainer']}, not on trainer={trainer.get('name')}: "
+            f"model={name} runs on trainer={' or '.join(runs_on)}, not on trainer={trainer.get('name')}: "
             f"drop trainer={trainer.get('name')} (the model brings its own)."
         )
     if data.get("task") != task:

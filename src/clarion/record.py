@@ -181,7 +181,7 @@ class RunRecord:
         else:
             text = f"{type(error).__name__}: {error}\n\n{trace}"
         write_atomic(self.directory / "error.txt", text.rstrip() + "\n")
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else getattr(error, "status", "failed")
         self.update(status=status, finished=now(), duration_s=round(time.time() - self._started, 1))
 
     def finish(self, metrics: dict) -> None:

@@ -18,17 +18,21 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from clarion import config, jobs
+from clarion import config, distributed, jobs
 from clarion.errors import ClarionError, UsageError
-from clarion.record import RunRecord, hash_tree, now, write_atomic
+from clarion.record import RunRecord, hash_tree, now, to_json, write_atomic
 
 log = logging.getLogger("clarion")
 HEADLINE = ("map50", "c_index", "auroc", "balanced_accuracy", "rouge_l", "accuracy")  # what a job's row shows first
 
 
-def execute(cfg: DictConfig, overrides: list[str], directory: Path, number: int = 0) -> dict:
-    """Train, predict and evaluate one configuration in its run directory; post and return the outcome."""
-    return _outcome(lambda: _train(cfg, overrides, Path(directory)), Path(directory), overrides, number)
+def execute(
+    cfg: DictConfig, overrides: list[str], directory: Path, number: int = 0, trial: dict | None = None
+) -> dict:
+    """Train, predict and evaluate one configuration in its run directory; post and return the outcome.
+
+    trial: of a study (clarion.tuning): then the test split is left alone and the score is the validation split's."""
+    return _outcome(lambda: _train(cfg, overrides, Path(directory), trial), Path(directory), overrides, number)
 
 
 def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, overrides: list[str], number: int) -> dict:
@@ -40,7 +44,9 @@ def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, override
         raise
     except ClarionError as error:
         status, reason, score, code = ("refused" if error.exit_code == 2 else "failed"), str(error), "", error.exit_code
-        log.error("%s", error)
+        if getattr(error, "status", None) == "pruned":  # by the study this run is a trial of
+            status, code = "pruned", 0
+        log.log(logging.ERROR if code else logging.INFO, "%s", error)
     except Exception as error:
         status, reason, score, code = "failed", f"{type(error).__name__}: {error}", "", 1
         log.error("%s: %s (the whole trace is in %s)", type(error).__name__, error, directory / "error.txt")
@@ -54,44 +60,83 @@ def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, override
         "command": jobs.command_of(overrides),
         "exit_code": code,
     }
-    jobs.post(outcome)
+    if not distributed.rank():
+        jobs.post(outcome)
     return outcome
 
 
-def _train(cfg: DictConfig, overrides: list[str], directory: Path) -> tuple[str, str, str]:
-    record = RunRecord.open(directory, resume=bool(cfg.resume))
-    if record.complete:
-        log.info("%s is complete: skipped (runs_dir=OTHER makes another copy).", record.directory)
-        return "skipped", "already complete", headline(record.metrics())
-    try:
-        with run_log(record.directory / "run.log"):
-            return _train_open(cfg, overrides, record)
-    except BaseException as error:
-        record.fail(error, traceback.format_exc())
-        raise
-    finally:
-        record.close()
+def _train(cfg: DictConfig, overrides: list[str], directory: Path, given: dict | None) -> tuple[str, str, str]:
+    distributed.refuse(cfg.trainer.name)
+    team = distributed.join(cfg.trainer.device)
+    if team and team.rank:
+        return _follow(cfg, directory, team)
+    with distributed.Leader(team, lambda why: RunRecord(directory).fail(ClarionError(why), "")) as leader:
+        record = RunRecord.open(directory, resume=bool(cfg.resume))
+        if record.complete:
+            log.info("%s is complete: skipped (runs_dir=OTHER makes another copy).", record.directory)
+            return "skipped", "already complete", headline(record.metrics())
+        leader.say(True, resume=record.resumable and bool(cfg.resume))
+        try:
+            with run_log(record.directory / "run.log"):
+                return _train_open(cfg, overrides, record, given)
+        except BaseException as error:
+            record.fail(error, traceback.format_exc())
+            raise
+        finally:
+            record.close()
 
 
-def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tuple[str, str, str]:
-    from clarion import tracking
+def _follow(cfg: DictConfig, directory: Path, team: distributed.Team) -> tuple[str, str, str]:
+    """A process that shares the training of process 0, writes nothing of the record and leaves after it."""
     from clarion.trainers.base import Run
 
-    resume = record.resumable and bool(cfg.resume)
+    go, resume = distributed.orders(team)
+    if not go:
+        return "skipped", "process 0 does not train", ""
+    try:
+        with distributed.silent():
+            seed_everything(cfg.seed)
+            trainer = build(cfg.trainer, model=started_model(cfg)[0], seed=cfg.seed)
+            trainer.check()
+            data, tracker = build_data(cfg), distributed.NoTracker()
+            trainer.fit(Run(cfg=cfg, directory=Path(directory).resolve(), data=data, tracker=tracker, resume=resume))
+            distributed.leave()
+    except BaseException as error:
+        distributed.report(team, error)
+        raise
+    return "done", "", ""
+
+
+def started_model(cfg: DictConfig) -> tuple[dict, dict[str, Path]]:
+    """(the model's config with the checkpoints that init_from names, those checkpoints)."""
     starts = {name: start_checkpoint(name, str(run)) for name, run in (cfg.init_from or {}).items()}
+    return OmegaConf.to_container(cfg.model, resolve=True) | {name: str(path) for name, path in starts.items()}, starts
+
+
+def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord, given: dict | None) -> tuple[str, str, str]:
+    from clarion import tracking
+    from clarion.trainers.base import Run
+    from clarion.tuning.trial import Trial
+
+    trial = Trial(given) if given else None
+
+    resume = record.resumable and bool(cfg.resume)
+    model, starts = started_model(cfg)
     init_hashes = {name: hash_tree(checkpoint) for name, checkpoint in starts.items()}
-    record.start(cfg, overrides, {"run": record.directory.name, "init_from": init_hashes})
+    kind = {"kind": "trial"} if trial else {}
+    record.start(cfg, overrides, {"run": record.directory.name, "init_from": init_hashes, **kind})
     seed_everything(cfg.seed)
-    model = OmegaConf.to_container(cfg.model, resolve=True) | {name: str(path) for name, path in starts.items()}
     trainer = build(cfg.trainer, model=model, seed=cfg.seed)
     trainer.check()
     data = build_data(cfg)
     record.update(
+        processes=distributed.world_size(),
         data=data_identity(data),
         device=device_name(cfg.trainer.device),
         parameters=trainer.parameters(len(getattr(data, "class_names", None) or []) or None),
     )
     tracker = tracking.trackers(cfg.tracker, record.directory, data.kind)
+    tracker = trial.watched(tracker) if trial else tracker
     status = "failed"
     try:
         tracker.config(trackable(cfg, data.kind))
@@ -99,12 +144,18 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord) -> tup
         log.info("training %s on %s (%s) in %s", cfg.model.name, cfg.data.name, data.kind, record.directory)
         began = time.time()
         checkpoint = trainer.fit(run)
+        distributed.leave()
         record.update(
             fit_s=round(time.time() - began, 1),
             checkpoint=checkpoint.relative_to(record.directory).as_posix(),
             checkpoint_hash=hash_tree(checkpoint),
         )
-        metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, ["val", "test"])
+        if data.task == "generation" and getattr(trainer, "trains", True):
+            from clarion.llm.overlaps import write_index
+
+            write_index(record.directory, data, starts.values())
+        splits = ["val"] if trial else ["val", "test"]
+        metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, splits, checkpoint)
         publish(tracker, record.directory, metrics, data)
         record.finish(metrics)
         status = "complete"
@@ -137,9 +188,15 @@ def trackable(cfg: DictConfig, data_kind: str) -> dict:
 # --------------------------------------------------------------------------------------------- predict, evaluate
 
 
-def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record: RunRecord, splits: list[str]) -> dict:
-    """Predictions of each split to files, then every evaluator on the last split; the others are its context."""
+def predict_and_evaluate(
+    cfg: DictConfig, data: Any, predictor: Callable, record: RunRecord, splits: list[str], checkpoint: Path
+) -> dict:
+    """Predictions of each split to files, then every evaluator on the last split; the others are its context.
+
+    checkpoint: of the model; the run it lies in holds the index of what a language model was trained on."""
     tables: dict[str, tuple] = {}
+    if hasattr(predictor, "use_cache"):  # language models: an interrupted evaluation goes on where it stopped
+        predictor.use_cache(cfg.model.get("cache", "auto"), data.kind)
     for split in splits:
         if not data.splits.get(split):
             continue
@@ -167,10 +224,14 @@ def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record
         "train_counts": train_counts(data),
         "train_truth": train_truth(data),
     }
-    results = {}
+    results, overlaps = {}, find_overlaps(cfg, data, final, checkpoint)
     for name, node in cfg.evaluators.items():
         log.info("evaluating: %s on %d samples of %s", name, len(truth), final)
-        results[name] = build(node).evaluate(predictions, truth, context)
+        evaluator = build(node)
+        results[name] = evaluator.evaluate(predictions, truth, context)
+        if overlaps is not None:
+            overlaps.apply(results[name], evaluator.evaluate, predictions, truth, context)
+    write_explanation(data, predictor, final, record.directory)
     return {
         "run": record.directory.name,
         "model": cfg.model.name,
@@ -183,6 +244,18 @@ def predict_and_evaluate(cfg: DictConfig, data: Any, predictor: Callable, record
         "evaluators": results,
         "data_card": data.card(),
     }
+
+
+def write_explanation(data: Any, predictor: Callable, split: str, directory: Path) -> None:
+    """explanation.json, where the data can tell what a model looked at (`explain`); a run is complete without it."""
+    if not hasattr(data, "explain"):
+        return
+    try:
+        write_atomic(directory / "explanation.json", to_json(data.explain(predictor, split)))
+    except ClarionError as error:
+        log.info("no explanation is kept: %s", error)
+    except Exception:
+        log.exception("the model could not be explained; the run goes on without")
 
 
 def predict(predictor: Callable, samples: Iterable, total: int, split: str):
@@ -219,6 +292,15 @@ def train_truth(data: Any):
         return None
     truth = data.truth("train")
     return truth[[c for c in ("time", "event", "cancer") if c in truth.columns]]
+
+
+def find_overlaps(cfg: DictConfig, data: Any, split: str, checkpoint: Path):
+    """Evaluated items of a language model against its recorded training texts (clarion.llm.overlaps), else None."""
+    if data.task != "generation":
+        return None
+    from clarion.llm.overlaps import Overlaps
+
+    return Overlaps.of(data, split, checkpoint, cfg.model)
 
 
 def headline(metrics: dict) -> str:
@@ -263,7 +345,7 @@ def re_evaluate(
                 record.update(data=data_identity(data), device=device_name(cfg.trainer.device))
                 trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
                 splits = [split] if split == "val" else ["val", split]
-                metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, splits)
+                metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, splits, checkpoint)
                 record.finish(metrics)
         except BaseException as error:
             record.fail(error, traceback.format_exc())

@@ -2,15 +2,23 @@
 
 A table is a folder `experiments/NAME` with `table.yaml` (rows, columns, which run belongs to a row),
 `published.csv`, and `results/` (generated). `results/measured.json` keeps the figures of every run that was
-ever collected, so that the table can be rebuilt where the run directories are gone.
+ever collected, so that the table can be rebuilt where the run directories are gone. In `table.yaml`:
+
+    rows       {title: column of published.csv}: what names a row
+    evaluator  whose figures are shown; a column may name another
+    run        {model, data, or any dotted key of a configuration: value, with {columns of published.csv}; "*": any but
+               null}; a column may add its own or put others in their place: a row is a model, its columns are data sets
+    columns    [{title, metric | manifest, published, digits, scale, evaluator, run, command}]; published alone quotes
+    folds      pool (default: predictions put together by id and scored once) | mean (scored in each fold, averaged)
+    summary    {over: title of a row name, label: "mean of {n}", things: cohorts}: further rows, means over that name
+    keep       all (default: measured.json keeps every figure of a run) | shown (those in a column)
+    compare    {metric, of: X, with: [Y, ...]}: sentences on paired differences of means; X and Y are {title: value}
+               of summary rows, or titles of columns
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +27,22 @@ import yaml
 from clarion.config import nearest
 from clarion.errors import UsageError
 from clarion.record import read_json, to_json, write_atomic
+from clarion.table_means import difference, fold_mean, mean_of
+from clarion.table_records import Run, belongs, collect, matches, read_config
+from clarion.table_rendering import (
+    MISSING,
+    Cell,
+    Table,
+    has_common,
+    header,
+    is_measured,
+    is_own,
+    render,
+    rendered_rows,
+)
 
-MISSING = "—"
-MECHANICS = ("cache", "workers", "plots", "verbose")  # library arguments that change no figure: not shown
-
-
-@dataclass
-class Cell:
-    """One row of the table: its published line, its measured record (or None) and the command that fills it."""
-
-    keys: dict[str, str]
-    published: dict[str, str]
-    measured: dict[str, Any] | None
-    command: str
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Table:
-    name: str
-    spec: dict
-    cells: list[Cell]
+__all__ = ["MISSING", "Cell", "Table", "build", "find", "header", "render", "rendered_rows", "table_names", "write"]
+FOLDS = ("pool", "mean")
 
 
 def experiments_dir() -> Path:
@@ -66,13 +69,23 @@ def build(name: str, runs_dirs: list[Path], where: dict[str, str] | None = None)
     """Collect runs (and earlier collected figures) into the table `name`; rows in the published order."""
     folder = find(name)
     spec = yaml.safe_load((folder / "table.yaml").read_text(encoding="utf-8"))
-    records = {r["run"]: r for r in load_measured(folder)}
-    wanted = wanted_pairs(folder, spec)
+    if spec.get("folds", "pool") not in FOLDS:
+        raise UsageError(f"{folder.name}/table.yaml: folds: {spec['folds']} is neither {' nor '.join(FOLDS)}.")
+    rows = published_rows(folder, spec)
+    stored = read_json(folder / "results" / "measured.json")
+    records = {(r["run"], r.setdefault("evaluator", spec["evaluator"])): r for r in stored.get("runs", [])}
     for directory in runs_dirs:
-        for record in collect(directory, spec["evaluator"], wanted):
-            records[record["run"]] = record
+        for record in collect(directory, [w for row in rows for w in wanted(spec, row)]):
+            records[record["run"], record["evaluator"]] = record
     kept = [r for r in records.values() if matches(r, where or {})]
-    return Table(name, {**spec, "all_records": list(records.values())}, cells(folder, spec, kept))
+    figures = stored.get("means", {})
+    spec |= {"all_records": list(records.values()), "all_means": figures}
+    table = Table(name, spec, [cell(spec, row, kept, figures) for row in rows])
+    if "summary" in spec:
+        table.summaries = summaries(table, figures)
+    if "compare" in spec:
+        table.remarks = comparisons(table, figures)
+    return table
 
 
 def published_rows(folder: Path, spec: dict) -> list[dict[str, str]]:
@@ -80,100 +93,71 @@ def published_rows(folder: Path, spec: dict) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def row_run(spec: dict, row: dict[str, str]) -> dict[str, str]:
-    filled = {k: template.format(**row).lower() for k, template in spec["run"].items()}
+def row_run(spec: dict, row: dict[str, str], column: dict | None = None) -> Run:
+    """Which run belongs to a row, or to one column of it, with the placeholders filled in."""
+    templates = {**spec.get("run", {}), **((column or {}).get("run") or {})}
+    filled = {k: str(template).format(**row).lower() for k, template in templates.items()}
     return {k: spec.get("names", {}).get(v, v) for k, v in filled.items()}
 
 
-def wanted_pairs(folder: Path, spec: dict) -> set[tuple]:
-    return {tuple(sorted(row_run(spec, row).items())) for row in published_rows(folder, spec)}
+def column_evaluator(spec: dict, column: dict | None) -> str:
+    return (column or {}).get("evaluator") or spec["evaluator"]
 
 
-def load_measured(folder: Path) -> list[dict]:
-    return read_json(folder / "results" / "measured.json").get("runs", [])
+def wanted(spec: dict, row: dict[str, str]) -> list[tuple[str, Run]]:
+    """(evaluator, run) of everything a row shows."""
+    own = [c for c in spec["columns"] if is_own(c)]
+    common = [(spec["evaluator"], row_run(spec, row))] if has_common(spec) else []
+    return [*common, *((column_evaluator(spec, c), row_run(spec, row, c)) for c in own)]
 
 
-def collect(runs_dir: Path, evaluator: str, wanted: set[tuple] | None = None) -> list[dict]:
-    """The figures of every complete training run below runs_dir that has this evaluator."""
-    found = []
-    for path in sorted(runs_dir.glob("*/metrics.json")):
-        manifest, metrics = read_json(path.with_name("manifest.json")), read_json(path)
-        result = metrics.get("evaluators", {}).get(evaluator)
-        if result is None or manifest.get("kind") == "evaluation":
-            continue
-        if wanted is not None and (("data", metrics["data"]), ("model", metrics["model"])) not in wanted:
-            continue
-        config = yaml.safe_load(path.with_name("config.yaml").read_text(encoding="utf-8"))
-        found.append(
-            {
-                "run": path.parent.name,
-                "model": metrics["model"],
-                "data": metrics["data"],
-                "data_kind": metrics["data_kind"],
-                "seed": metrics["seed"],
-                "fold": (config.get("data") or {}).get("fold"),
-                "setting": setting(config),
-                "settings": shown_settings(config),
-                "counts": manifest.get("data", {}).get("counts", {}),
-                "device": manifest.get("device"),
-                "duration_s": manifest.get("duration_s"),
-                "fit_s": manifest.get("fit_s"),
-                "finished": metrics["finished"],
-                "parameters": manifest.get("parameters"),
-                "fingerprint": manifest.get("data", {}).get("fingerprint"),
-                "git": manifest.get("git", {}),
-                "metrics": result["metrics"],
-                "baseline": result.get("baseline", {}),
-                "directory": str(path.parent),
-            }
-        )
-    return found
+def shown_metrics(spec: dict, column: dict | None) -> list[str]:
+    """Metrics that are shown of the runs of a column with its own, or of the row's common runs."""
+    columns = [column] if column else [c for c in spec["columns"] if not is_own(c)]
+    return list(dict.fromkeys(c["metric"] for c in columns if "metric" in c))
 
 
-def setting(config: dict) -> str:
-    """Hash of everything that seeds and folds of one setting have in common."""
-    common = json.loads(json.dumps(config, default=str))
-    for key in ("seed", "resume", "tracker", "runs_dir"):
-        common.pop(key, None)
-    (common.get("data") or {}).pop("fold", None)
-    return hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:12]
+# ----------------------------------------------------------------------------------------------------------- rows
 
 
-def shown_settings(config: dict) -> dict[str, Any]:
-    trainer = config.get("trainer") or {}
-    args = {k: v for k, v in (trainer.get("args") or {}).items() if k not in MECHANICS}
-    return {"epochs": trainer.get("epochs"), "batch_size": trainer.get("batch_size"), **args}
-
-
-def matches(record: dict, where: dict[str, str]) -> bool:
-    flat = {
-        **{k: record.get(k) for k in ("run", "model", "data", "seed", "fold", "device", "data_kind")},
-        **record.get("settings", {}),
-    }
-    return all(str(flat.get(k.removeprefix("trainer.").removeprefix("args."))) == v for k, v in where.items())
-
-
-def cells(folder: Path, spec: dict, records: list[dict]) -> list[Cell]:
-    out = []
-    for row in published_rows(folder, spec):
-        run = row_run(spec, row)
-        cell = Cell(
-            {title: row[column] for title, column in spec["rows"].items()},
-            row,
-            None,
-            spec["command"].format(**row, **run),
-        )
-        settings: dict[str, list[dict]] = {}
-        for record in records:
-            if all(record.get(k) == v for k, v in run.items()):
-                settings.setdefault(record["setting"], []).append(record)
-        if settings:
-            latest = max(settings.values(), key=lambda rs: max(r["finished"] for r in rs))
-            cell.measured = pool(latest, spec["evaluator"])
-            if len(settings) > 1:
-                cell.notes.append(f"{len(settings) - 1} other setting(s) of this row exist; --where epochs=... chooses")
-        out.append(cell)
+def cell(spec: dict, row: dict[str, str], records: list[dict], figures: dict[str, dict]) -> Cell:
+    out = Cell({title: row[column] for title, column in spec["rows"].items()}, row, None, command(spec, row))
+    if has_common(spec):
+        out.measured = measured(spec, row, None, records, figures, out.notes)
+    for column in (c for c in spec["columns"] if is_own(c)):
+        found = measured(spec, row, column, records, figures, out.notes)
+        out.own[column["title"]] = (found, command(spec, row, column))
     return out
+
+
+def command(spec: dict, row: dict[str, str], column: dict | None = None) -> str:
+    template = (column or {}).get("command") or spec["command"]
+    return template.format(**{**row, **row_run(spec, row, column)})
+
+
+def measured(
+    spec: dict, row: dict[str, str], column: dict | None, records: list[dict], figures: dict[str, dict],
+    notes: list[str],
+) -> dict[str, Any] | None:  # fmt: skip
+    """The record of a row (or of one column's own run): seeds and folds of its latest setting combined."""
+    run, evaluator = row_run(spec, row, column), column_evaluator(spec, column)
+    settings: dict[str, list[dict]] = {}
+    for record in records:
+        if record["evaluator"] == evaluator and belongs(record, run):
+            settings.setdefault(record["setting"], []).append(record)
+    if not settings:
+        return None
+    latest = max(settings.values(), key=lambda rs: max(r["finished"] for r in rs))
+    if len(settings) > 1:
+        notes.append(f"{len(settings) - 1} other setting(s) of this row exist; --where epochs=... chooses")
+    if spec.get("folds") == "mean" and any(r["fold"] is not None for r in latest):
+        seeds = sorted({r["seed"] for r in latest})  # one seed's folds: the seed with most of them, then the lowest
+        of = {s: [r for r in latest if r["seed"] == s and r["fold"] is not None] for s in seeds}
+        best = max(seeds, key=lambda s: (len(of[s]), -s))
+        found, said = fold_mean(of[best], shown_metrics(spec, column), figures)
+        notes += said + ([f"seed {best} of {len(seeds)}"] if len(seeds) > 1 else [])
+        return found
+    return pool(latest, evaluator)
 
 
 def pool(records: list[dict], evaluator: str) -> dict:
@@ -188,7 +172,7 @@ def pool(records: list[dict], evaluator: str) -> dict:
     if len(records) == 1:
         return records[0]
     first = min(records, key=lambda r: r["seed"])
-    merged = dict(first, run=f"{len(records)} seeds", metrics={})
+    merged = dict(first, run=f"{len(records)} seeds", metrics={}, directory="")
     for name, entry in first["metrics"].items():
         values = [r["metrics"][name]["value"] for r in records if r["metrics"].get(name, {}).get("value") is not None]
         if not values:
@@ -211,220 +195,119 @@ def pool_folds(records: list[dict], evaluator: str) -> dict:
 
     from clarion.run import build as build_object
 
-    directories = [Path(r["directory"]) for r in records]
+    directories = [Path(r.get("directory") or r["run"]) for r in records]
     gone = [d for d in directories if not (d / "predictions" / "test.parquet").is_file()]
     if gone:
         raise UsageError(f"Folds can be pooled only from their predictions; {gone[0]} has none any more.")
     predictions = pd.concat([pd.read_parquet(d / "predictions" / "test.parquet") for d in directories])
     truth = pd.concat([pd.read_parquet(d / "truth" / "test.parquet") for d in directories])
-    cfg = OmegaConf.load(directories[0] / "config.yaml")
+    config = read_config(directories[0] / "config.yaml")
     context = {
-        "task": cfg.model.task,
+        "task": config["model"]["task"],
         "class_names": [],
         "seed": 0,
         "data_kind": records[0]["data_kind"],
         "validation": None,
         "train_counts": None,
     }
-    result = build_object(cfg.evaluators[evaluator]).evaluate(predictions, truth, context)
-    return dict(
-        records[-1], run=f"{len(records)} folds pooled", metrics=result["metrics"], baseline=result.get("baseline", {})
+    judge = build_object(OmegaConf.create(config["evaluators"][evaluator]))
+    result = judge.evaluate(predictions, truth, context)
+    scores = {"metrics": result["metrics"], "baseline": result.get("baseline", {})}
+    return dict(records[-1], run=f"{len(records)} folds pooled", directory="", **scores)
+
+
+# ------------------------------------------------------------------------------------------- means over rows, words
+
+
+def summaries(table: Table, figures: dict[str, dict]) -> list[Cell]:
+    """A row for every combination of the other row names: the means over the one that `summary.over` names."""
+    spec, over = table.spec, table.spec["summary"]["over"]
+    if over not in spec["rows"]:
+        raise UsageError(f"{table.name}/table.yaml: summary.over: {over} names no row.{nearest(over, spec['rows'])}")
+    things = spec["summary"].get("things", "rows")
+    groups: dict[tuple, list[Cell]] = {}
+    for one in table.cells:
+        groups.setdefault(tuple(v for k, v in one.keys.items() if k != over), []).append(one)
+    out = []
+    for members in groups.values():
+        if not any(c.records() for c in members):
+            continue
+
+        def mean(column: dict | None, members: list[Cell] = members) -> dict | None:
+            found = [(c.keys[over], c.of(column) if column else c.measured) for c in members]
+            parts = [record | {"row": name} for name, record in found if record is not None]
+            return mean_of(parts, shown_metrics(spec, column), things, figures) if parts else None
+
+        common = mean(None) if has_common(spec) else None
+        own = {c["title"]: (mean(c), "") for c in spec["columns"] if is_own(c)}
+        counts = {len(r["parts"]) for r in [common, *(r for r, _ in own.values())] if r is not None}
+        n = "/".join(map(str, sorted(counts))) + (f" of {len(members)}" if counts != {len(members)} else "")
+        keys = {k: spec["summary"]["label"].format(n=n) if k == over else v for k, v in members[0].keys.items()}
+        out.append(Cell(keys, {}, common, "", own=own))
+    return out
+
+
+def comparisons(table: Table, figures: dict[str, dict]) -> list[str]:
+    """Sentences of `compare`: the paired difference of the means over rows, and who is ahead in how many of them."""
+    wish = {**table.spec.get("summary", {}), **table.spec["compare"]}
+    titles = {c["title"]: c for c in table.spec["columns"] if is_measured(c)}
+    pairs: list[tuple[str, dict | None, dict | None, str, str]] = []
+    for other in wish["with"]:
+        if isinstance(other, str):
+            if missing := [t for t in (wish["of"], other) if t not in titles]:
+                raise UsageError(f"{table.name}/table.yaml: compare: {missing[0]} is no column."
+                                 f"{nearest(missing[0], titles)}")  # fmt: skip
+            for row in table.summaries:
+                named = " ".join(row.keys.values()) + ": "
+                pairs.append((named, row.of(titles[wish["of"]]), row.of(titles[other]), wish["of"], other))
+            continue
+        for theirs in _rows(table, other):
+            alike = {k: v for k, v in theirs.keys.items() if k not in other}
+            ours = _rows(table, {**alike, **wish["of"]})
+            names = [" ".join(map(str, named.values())) for named in (wish["of"], other)]
+            pairs.append(("", ours[0].measured if ours else None, theirs.measured, *names))
+    return [s for place, a, b, *names in pairs if a and b and (s := sentence(place, a, b, wish, names, figures))]
+
+
+def _rows(table: Table, named: dict[str, Any]) -> list[Cell]:
+    return [c for c in table.summaries if all(c.keys.get(k) == str(v) for k, v in named.items())]
+
+
+def sentence(place: str, a: dict, b: dict, wish: dict, names: list[str], figures: dict[str, dict]) -> str:
+    """One comparison in words, over the rows that both have; empty where there are none."""
+    metric, title, things = wish["metric"], wish.get("title", wish["metric"]), wish.get("things", "rows")
+    both = [(x, y) for x in a["parts"] for y in b["parts"] if x["row"] == y["row"]]
+    if not both:
+        return ""
+    first, second = (mean_of([pair[k] for pair in both], [metric], things, figures) for k in (0, 1))
+    found = difference(first, second, metric, figures)
+    if found["value"] is None:
+        return ""
+    values = [[r["metrics"].get(metric, {}).get("value") for r in pair] for pair in both]
+    ahead = sum(x is not None and y is not None and x > y for x, y in values)
+    mean = [r["metrics"][metric]["value"] for r in (first, second)]
+    if found["low"] is None:
+        verdict, how = "no paired interval (the predictions are gone, or the test patients differ)", ""
+    else:
+        verdict = (f"{names[0]} beats {names[1]}" if found["low"] > 0 else
+                   f"{names[0]} does not beat {names[1]}: it is worse" if found["high"] < 0 else
+                   f"{names[0]} does not beat {names[1]}: no difference is shown")  # fmt: skip
+        how = f" [{found['low']:+.3f}, {found['high']:+.3f}]"
+    return (
+        f"{place}{verdict}. Mean {title} {mean[0]:.3f} against {mean[1]:.3f}, difference {found['value']:+.3f}{how} "
+        f"(paired bootstrap over patients within each test set; {len(both)} {things}), "
+        f"higher in {ahead} of {len(both)}."
     )
 
 
-# ------------------------------------------------------------------------------------------------------ rendering
-
-
-def header(spec: dict) -> list[str]:
-    names = list(spec["rows"])
-    for column in spec["columns"]:
-        names += [column["title"], f"{column['title']} published"]
-    return [*names, "n", "Data", "Device", "Settings", "Run, or command that fills the row"]
-
-
-def rendered_rows(table: Table) -> list[list[str]]:
-    rows = []
-    for cell in table.cells:
-        m, row = cell.measured, list(cell.keys.values())
-        for column in table.spec["columns"]:
-            row += [shown(m, column), cell.published.get(column["published"]) or MISSING]
-        if m is None:
-            row += [MISSING] * 4 + [cell.command]
-        else:
-            entry = next(
-                (m["metrics"][c["metric"]] for c in table.spec["columns"] if c.get("metric") in m["metrics"]), {}
-            )
-            settings = ", ".join(f"{k}={v}" for k, v in m["settings"].items() if v is not None)
-            if trained := (m.get("counts") or {}).get("train"):
-                settings = f"trained on {trained}; {settings}"
-            row += [
-                f"{entry.get('n')} ({entry.get('n_patients')} patients)",
-                m["data_kind"],
-                short_device(m["device"]),
-                settings,
-                m["run"],
-            ]
-        rows.append(row)
-    return rows
-
-
-def shown(measured: dict | None, column: dict) -> str:
-    if measured is None:
-        return MISSING
-    digits = column.get("digits", 3)
-    if "manifest" in column:
-        value = measured.get(column["manifest"])
-        return MISSING if value is None else f"{value * column.get('scale', 1):.{digits}f}"
-    entry = measured["metrics"].get(column["metric"]) or {}
-    if entry.get("value") is None:
-        return MISSING
-    text = f"{entry['value']:.{digits}f}"
-    if entry.get("low") is not None and entry.get("high") is not None:
-        text += f" [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
-    return text
-
-
-def short_device(device: str | None) -> str:
-    return (device or MISSING).replace("(R)", "").replace("NVIDIA ", "")
-
-
-def caption(table: Table) -> list[str]:
-    done = [c for c in table.cells if c.measured]
-    kinds = sorted({c.measured["data_kind"] for c in done})
-    lines = [
-        f"{len(done)} of {len(table.cells)} rows measured"
-        + (f", on {' and '.join(kinds)} data" if kinds else "")
-        + ". Brackets: 95 % interval (bootstrap over patients).",
-        f"Published: {table.spec['source']}.",
-    ]
-    if "phantom" in kinds:
-        lines.append(
-            "Phantom figures come from synthetic eyes: they say that the code works and how the detectors "
-            "compare there, nothing about patients."
-        )
-    baselines: dict[str, Any] = next((c.measured["baseline"] for c in done if c.measured.get("baseline")), {})
-    for column in table.spec["columns"]:
-        entry = baselines.get(column.get("metric", ""))
-        if entry and entry.get("value") is not None:
-            lines.append(
-                f"Baseline {column['title']}: {entry['value']:.3f} ({entry.get('name') or entry.get('method')})."
-            )
-    lines += [f"{' '.join(c.keys.values())}: {n}." for c in table.cells for n in c.notes]
-    return lines
-
-
-def render(table: Table, form: str) -> str:
-    """md, csv, tex, html or json."""
-    return {"md": as_md, "csv": as_csv, "tex": as_tex, "html": as_html, "json": as_json}[form](table)
-
-
-def as_md(table: Table) -> str:
-    head, rows = header(table.spec), rendered_rows(table)
-    lines = [f"# {table.spec['title']}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join([*r[:-1], f"`{r[-1]}`"]) + " |" for r in rows]
-    return "\n".join([*lines, "", *[f"- {c}" for c in caption(table)]]) + "\n"
-
-
-def as_csv(table: Table) -> str:
-    """Numbers in columns of their own: value, low, high and published for every metric."""
-    import io
-
-    buffer = io.StringIO()
-    names = list(table.spec["rows"].values())
-    for c in table.spec["columns"]:
-        key = c.get("metric") or c["manifest"]
-        names += [key, *([f"{key}_low", f"{key}_high"] if "metric" in c else []), f"{key}_published"]
-    names += ["n", "n_patients", "data_kind", "device", "duration_s", "seed", "run", "command"]
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    for cell in table.cells:
-        m = cell.measured or {}
-        row: dict[str, Any] = dict(zip(table.spec["rows"].values(), cell.keys.values()))
-        for c in table.spec["columns"]:
-            key = c.get("metric") or c["manifest"]
-            row[f"{key}_published"] = cell.published.get(c["published"])
-            if "metric" in c:
-                entry = m.get("metrics", {}).get(key) or {}
-                row |= {key: entry.get("value"), f"{key}_low": entry.get("low"), f"{key}_high": entry.get("high")}
-                row |= {"n": entry.get("n"), "n_patients": entry.get("n_patients")} if entry else {}
-            else:
-                row[key] = m.get(key)
-        row |= {k: m.get(k) for k in ("data_kind", "device", "duration_s", "seed", "run")}
-        writer.writerow(row | {"command": cell.command})
-    return buffer.getvalue()
-
-
-def as_json(table: Table) -> str:
-    return to_json(
-        {
-            "name": table.name,
-            "title": table.spec["title"],
-            "source": table.spec["source"],
-            "notes": caption(table),
-            "rows": [
-                {"keys": c.keys, "published": c.published, "command": c.command, "measured": c.measured}
-                for c in table.cells
-            ],
-        }
-    )
-
-
-def as_tex(table: Table) -> str:
-    def esc(text: str) -> str:
-        for a, b in (
-            ("\\", r"\textbackslash{}"),
-            ("_", r"\_"),
-            ("%", r"\%"),
-            ("&", r"\&"),
-            ("#", r"\#"),
-            (MISSING, "---"),
-        ):
-            text = text.replace(a, b)
-        return text
-
-    head, rows = header(table.spec), rendered_rows(table)
-    keep = [i for i, name in enumerate(head) if name not in ("Settings", "Device")]
-    lines = [
-        r"\begin{table}",
-        r"\caption{" + esc(table.spec["title"] + ". " + " ".join(caption(table)[:2])) + "}",
-        r"\begin{tabular}{" + "l" * len(keep) + "}",
-        r"\hline",
-        " & ".join(esc(head[i]) for i in keep) + r" \\",
-        r"\hline",
-    ]
-    lines += [
-        " & ".join((r"\texttt{" + esc(r[i]) + "}") if i == len(r) - 1 else esc(r[i]) for i in keep) + r" \\"
-        for r in rows
-    ]
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def as_html(table: Table) -> str:
-    from html import escape
-
-    head, rows = header(table.spec), rendered_rows(table)
-    body = "\n".join(
-        "<tr>"
-        + "".join(
-            f"<td>{'<code>' + escape(c) + '</code>' if i == len(r) - 1 else escape(c)}</td>" for i, c in enumerate(r)
-        )
-        + "</tr>"
-        for r in rows
-    )
-    notes = "".join(f"<li>{escape(c)}</li>" for c in caption(table))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(table.spec["title"])}</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;color:#1b1f24;background:#fff}}
-.wide{{overflow-x:auto}}table{{border-collapse:collapse;white-space:nowrap}}
-th,td{{padding:.3rem .7rem;border-bottom:1px solid #d5dae1;text-align:left}}th{{background:#f3f5f8}}
-code{{font-size:.85em}}</style></head>
-<body><h1>{escape(table.spec["title"])}</h1><div class="wide"><table>
-<thead><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr></thead>
-<tbody>
-{body}
-</tbody></table></div><ul>{notes}</ul></body></html>
-"""
+def lasting(spec: dict, record: dict) -> dict:
+    """What measured.json keeps of a record: no path, and with `keep: shown` the figures that some column shows."""
+    record = {k: v for k, v in record.items() if k != "directory"}
+    if spec.get("keep") != "shown":
+        return record
+    metrics = {c["metric"] for c in spec["columns"] if "metric" in c}
+    kept = {part: {k: v for k, v in record[part].items() if k in metrics} for part in ("metrics", "baseline")}
+    return record | kept
 
 
 def write(table: Table, out: Path) -> list[Path]:
@@ -433,7 +316,9 @@ def write(table: Table, out: Path) -> list[Path]:
     for form in ("md", "csv", "tex", "html"):
         paths.append(out / f"table.{form}")
         write_atomic(paths[-1], render(table, form))
-    records = [{k: v for k, v in r.items() if k != "directory"} for r in table.spec["all_records"]]
+    records = [lasting(table.spec, r) for r in table.spec["all_records"]]
     if records:
-        write_atomic(out / "measured.json", to_json({"runs": sorted(records, key=lambda r: r["run"])}))
+        ordered = sorted(records, key=lambda r: (r["run"], r["evaluator"]))
+        means = table.spec["all_means"]
+        write_atomic(out / "measured.json", to_json({"runs": ordered, **({"means": means} if means else {})}))
     return paths

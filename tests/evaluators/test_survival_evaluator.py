@@ -86,8 +86,11 @@ def test_report_draws_it(usual):
     from clarion.report.results import evaluator_view
 
     view = evaluator_view("survival", usual[3])
-    titles = [chart.title for chart in view.charts]
-    assert {"Kaplan meier", "AUC over time", "Brier over time", "Calibration"} == set(titles)
+    assert {"AUC over time", "Brier over time"} == {chart.title for chart in view.charts}
+    assert view.survival["chart"].svg.count('class="band') == 2 and "Log-rank" in view.survival["logrank"]
+    assert [name for name, *_ in view.survival["at_risk"]] == ["low", "high"]
+    assert [chart.title.split(" (")[0] for chart in view.survival["calibration"]] == [
+        "Calibration at 36 months", "Calibration at 60 months"]  # fmt: skip
     assert view.rows[0].name == "c-index" and [s["column"] for s in view.subgroups] == ["Cancer", "Sex"]
     assert any(note.startswith("Log-rank test of the 2 risk groups: chi-square") for note in view.notes)
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from ultralytics_drawn import DrawnPlates, make_run
 
-from clarion.errors import DataError, UsageError
+from clarion.errors import ClarionError, DataError, UsageError
 from clarion.trainers import ultralytics_setup
 from clarion.trainers.base import Sample, Trainer
 from clarion.trainers.ultralytics import UltralyticsTrainer, map_device, map_precision
@@ -26,8 +26,8 @@ ANCHORS = {"name": "yolov5n", "network": "yolov5n.yaml", "network_class": "clari
 FAST = {"imgsz": 64, "warmup_epochs": 0, "close_mosaic": 0}
 
 
-def trainer_of(epochs=1, model=NANO, seed=0, **args) -> UltralyticsTrainer:
-    return UltralyticsTrainer(model, epochs, 8, "cpu", "32", {**FAST, **args}, seed=seed)
+def trainer_of(epochs=1, model=NANO, seed=0, batch_size=8, **args) -> UltralyticsTrainer:
+    return UltralyticsTrainer(model, epochs, batch_size, "cpu", "32", {**FAST, **args}, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -151,32 +151,123 @@ def test_one_seed_gives_one_network_and_another_seed_another(plates, fitted, tmp
     assert weights(again) == weights(fitted[1]) != weights(other)
 
 
-@pytest.mark.parametrize("model", [NANO, ANCHORS], ids=lambda model: model["name"])
-def test_a_stopped_training_continues_and_a_finished_one_is_not_repeated(plates, tmp_path, model):
-    class Stop(Exception):
-        """The machine goes down."""
+class Stop(Exception):
+    """The machine goes down."""
 
-    run = make_run(tmp_path, plates)
-    record = run.tracker.log
 
-    def stop_after_two(metrics, step):
-        record(metrics, step)
-        if step == 2:
-            raise Stop
+def fit_with_stops(plates, folder, stops: list[int], **settings):
+    """(rows logged by epoch, checkpoint) of a training that dies while the epochs of `stops` are being logged."""
+    logged = {}
+    for k, stop in enumerate([*stops, None]):
+        run = make_run(folder, plates, resume=k > 0)
 
-    run.tracker.log = stop_after_two
-    with pytest.raises(Stop):
-        trainer_of(epochs=3, model=model).fit(run)
-    assert (run.checkpoints / "last.pt").is_file()
+        def record(metrics, step, stop=stop):
+            logged[step] = metrics
+            if step == stop:
+                raise Stop
 
-    resumed = make_run(tmp_path, plates, resume=True)
-    checkpoint = trainer_of(epochs=3, model=model).fit(resumed)
-    assert [step for step, _ in resumed.tracker.logged] == [3]
-    assert not (run.checkpoints / "last.pt").exists()
+        run.tracker.log = record
+        try:
+            checkpoint = trainer_of(**settings).fit(run)
+        except Stop:
+            assert list((folder / "checkpoints" / "resume").glob("*.safetensors")) or stop == 1
+    return logged, checkpoint
 
-    finished = make_run(tmp_path, plates, resume=True)
-    assert trainer_of(epochs=3, model=model).fit(finished) == checkpoint
+
+@pytest.mark.parametrize(
+    ("settings", "stops"),
+    [
+        # accumulated gradients cross the end of an epoch (2 batches an epoch, 3 a step); mosaics end with epoch 2
+        ({"model": NANO, "nbs": 24, "close_mosaic": 2, "warmup_epochs": 1}, [2, 4]),
+        ({"model": ANCHORS, "optimizer": "SGD", "lr0": 0.01, "cos_lr": True, "mosaic": 0.5}, [3]),
+    ],
+    ids=["nano", "anchors"],
+)
+def test_a_stopped_training_ends_as_if_it_had_never_stopped(plates, tmp_path, settings, stops):
+    settings = {"epochs": 4, **settings}
+    unbroken, reference = fit_with_stops(plates, tmp_path / "unbroken", [], **settings)
+    resumed, checkpoint = fit_with_stops(plates, tmp_path / "resumed", stops, **settings)
+    assert resumed == unbroken and list(unbroken) == [1, 2, 3, 4]
+    for name in ("weights.safetensors", "network.json"):
+        assert (checkpoint / name).read_bytes() == (reference / name).read_bytes()
+    assert not (tmp_path / "resumed" / "checkpoints" / "resume").exists()  # nothing is left to resume
+
+    finished = make_run(tmp_path / "resumed", plates, resume=True)
+    assert trainer_of(**settings).fit(finished) == checkpoint
     assert finished.tracker.logged == []
+
+
+def test_a_state_cut_short_is_ignored_for_the_one_before_it(plates, tmp_path, caplog):
+    unbroken, reference = fit_with_stops(plates, tmp_path / "unbroken", [], epochs=3)
+    run = make_run(tmp_path / "cut", plates)
+    run.tracker.log = lambda metrics, step: (_ for _ in ()).throw(Stop) if step == 3 else None
+    with pytest.raises(Stop):
+        trainer_of(epochs=3).fit(run)
+    states = sorted((run.checkpoints / "resume").iterdir())
+    assert [p.name for p in states] == ["epoch-000001.safetensors", "epoch-000002.safetensors"]
+    states[1].write_bytes(states[1].read_bytes()[:-1000])
+    (run.checkpoints / "best").rename(run.checkpoints / "best.old")  # killed while it was being replaced
+    resumed = make_run(tmp_path / "cut", plates, resume=True)
+    checkpoint = trainer_of(epochs=3).fit(resumed)
+    assert "epoch-000002.safetensors is damaged" in caplog.text
+    assert resumed.tracker.logged == [(2, unbroken[2]), (3, unbroken[3])]
+    assert (checkpoint / "weights.safetensors").read_bytes() == (reference / "weights.safetensors").read_bytes()
+
+
+def test_the_training_is_the_librarys_own(plates, tmp_path):
+    """Losses and scores of every epoch equal those of ultralytics' DetectionTrainer with the same settings."""
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    settings = {"epochs": 4, "nbs": 24, "close_mosaic": 2, "warmup_epochs": 1}
+    ours, _ = fit_with_stops(plates, tmp_path / "ours", [], **settings)
+    overrides = trainer_of(**settings).overrides(make_run(tmp_path / "bare", plates)) | {"model": "yolo11n.yaml"}
+    theirs = []
+    with ultralytics_setup.offline_training():
+        bare = DetectionTrainer(overrides=overrides)
+        bare.add_callback(
+            "on_fit_epoch_end", lambda t: theirs.append({**t.label_loss_items(t.tloss, prefix="train"), **t.metrics})
+        )
+        bare.train()
+    assert len(theirs) >= 4
+    for row, expected in zip(ours.values(), theirs, strict=False):
+        assert [row[k] for k in ("train/box_loss", "train/cls_loss", "val/map50", "val/cls_loss")] == [
+            expected[k] for k in ("train/box_loss", "train/cls_loss", "metrics/mAP50(B)", "val/cls_loss")
+        ]
+
+
+def test_a_diverged_training_stops_with_a_sentence_and_keeps_the_last_good_state(plates, tmp_path, monkeypatch):
+    from clarion.trainers.ultralytics_training import RecordedDetectionTrainer
+
+    begin = RecordedDetectionTrainer.begin_epoch
+
+    def poison(self):
+        begin(self)
+        if self.epoch == 2:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(RecordedDetectionTrainer, "begin_epoch", poison)
+    run = make_run(tmp_path, plates)
+    with pytest.raises(ClarionError, match="diverged in epoch 3.*2 epochs is kept.*trainer.args.lr0"):
+        trainer_of(epochs=3).fit(run)
+    assert sorted(p.name for p in (run.checkpoints / "resume").iterdir())[-1] == "epoch-000002.safetensors"
+    monkeypatch.undo()
+    assert trainer_of(epochs=3).fit(make_run(tmp_path, plates, resume=True)).is_dir()
+
+
+def test_an_image_that_becomes_unreadable_is_named_on_the_screen_only(tmp_path):
+    data = DrawnPlates(tmp_path / "data", train=8, val=4)
+    unbroken, _ = fit_with_stops(data, tmp_path / "unbroken", [], epochs=3, nbs=8)
+    run, image = make_run(tmp_path / "run", data), data.root / "images" / "train" / "train-augenpaß-005.png"
+    content = image.read_bytes()
+    run.tracker.log = lambda metrics, step: image.write_bytes(b"") if step == 2 else None
+    with pytest.raises(DataError, match="train-augenpaß-005.png became unreadable.*resume=true") as raised:
+        trainer_of(epochs=3, nbs=8, batch_size=4).fit(run)
+    assert "augenpaß" not in raised.value.recorded
+    image.write_bytes(content)
+    resumed = make_run(tmp_path / "run", data, resume=True)
+    trainer_of(epochs=3, nbs=8, batch_size=4).fit(resumed)
+    assert [step for step, _ in resumed.tracker.logged] == [3]
 
 
 def test_start_weights_from_a_checkpoint_of_ours(plates, fitted, tmp_path):

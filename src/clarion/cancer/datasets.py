@@ -13,9 +13,10 @@ import pandas as pd
 
 from clarion.cancer.checks import check_cohort
 from clarion.cancer.cohort import MODALITIES, Cohort
-from clarion.cancer.readers import detect_format, porpoise_files, read_cohort
+from clarion.cancer.readers import detect_format, porpoise_files
 from clarion.cancer.readers.folds import SPLITS, Plan, find_published, split_cohort
 from clarion.cancer.readers.pooling import pool, read_gse7390, renamed
+from clarion.cancer.readers.remembered import read_remembered
 from clarion.cancer.readers.tables import is_table
 from clarion.cancer.synthetic import SYNTHETIC_VERSION, PlantedCohort, synthetic_cohort
 from clarion.data.fingerprint import fingerprint_items
@@ -140,7 +141,8 @@ class OmicsData:
         cohorts, published = [], {}
         for cohort in chosen:
             path = known[cohort]
-            read = read_cohort(path, self.format, name=cohort, kind=self.kind, allow=self.allow, **self.reading)
+            options = {"name": cohort, "kind": self.kind, "allow": self.allow, **self.reading}
+            read = read_remembered(path, self.format, **options)
             cohorts.append(read)
             if self.plan.fold is not None and path.is_file():
                 found = find_published(self.root, path, self.plan.fold, self.plan.folds)
@@ -200,12 +202,14 @@ class OmicsData:
         return own if isinstance(own, PlantedCohort) else None
 
     def samples(self, split: str) -> Iterator[Sample]:
-        """One a patient: omics {modality: float32 [genes], NaN missing}, cancer, age (NaN unknown), sex, site."""
+        """One a patient: omics {modality: float32 [genes], NaN missing}, genes {modality: their names, one tuple for
+        all}, cancer, age (NaN unknown), sex, site."""
         part = self.cohort(split)
         arrays = {m: t.to_numpy(np.float32) for m, t in part.omics.items()}
+        genes = {m: tuple(map(str, t.columns)) for m, t in part.omics.items()}
         for k, (patient, row) in enumerate(zip(part.patients, part.clinical.itertuples(index=False), strict=True)):
-            inputs = {"omics": {m: a[k] for m, a in arrays.items()}, "cancer": row.cancer, "age": float(row.age),
-                      "sex": row.sex, "site": row.site}  # fmt: skip
+            inputs = {"omics": {m: a[k] for m, a in arrays.items()}, "genes": genes, "cancer": row.cancer,
+                      "age": float(row.age), "sex": row.sex, "site": row.site}  # fmt: skip
             yield Sample(patient, patient, inputs)
 
     def table(self, split: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
@@ -281,18 +285,29 @@ class OmicsData:
             **({"recipe": self.synthetic} if self.source == "synthetic" else {}),
         }  # fmt: skip
 
+    def explain(self, predictor: Any, split: str, patients: int | str | None = "few", **options: Any) -> dict[str, Any]:
+        """Which genes a trained model looked at on patients of a split, see `explanation.explain`. UsageError where
+        the model cannot say."""
+        from clarion.cancer.explanation import explain
+
+        return explain(predictor, self, split, patients, **options)
+
     # ---- for the trainer -----------------------------------------------------------------------------------
 
-    def datamodule(self, batch_size: int, seed: int = 0, genes: int | None = 200, num_workers: int = 0, **options: Any):
+    def datamodule(
+        self, batch_size: int, seed: int = 0, genes: int | None = 200, num_workers: int = 0,
+        start: str | Path | None = None, **options: Any,
+    ):  # fmt: skip
         """train and val as a LightningDataModule, see `transformer.loader.SurvivalTables` for the options; its tables
-        are fitted on the train split, and DataError says so where a val or test patient should be among them."""
+        are fitted on the train split, and DataError says so where a val or test patient should be among them.
+        start: the checkpoint whose weights the training starts from: its genes, scaling and coefficients are kept."""
         from clarion.cancer.transformer.loader import SurvivalTables
 
         for split in ("train", "val"):
             if split not in self.splits:
                 raise UsageError(f"data={self.name} has no {split} split to train with; choose other splits.")
         module = SurvivalTables(self.cohort("train"), self.cohort("val"), batch_size, seed, genes, num_workers,
-                                **options)  # fmt: skip
+                                start=start, **options)  # fmt: skip
         for table in module.tables.values():
             table.check([p for split, ids in self.splits.items() if split != "train" for p in ids])
         return module

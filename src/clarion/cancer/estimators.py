@@ -27,6 +27,7 @@ from clarion.cancer.features import (
     apply_scores,
     breslow,
     gene_columns,
+    gene_places,
     learn_clinical,
     learn_scores,
     outcome,
@@ -127,6 +128,14 @@ class RidgeCoxPCs(CoxBaseline):
 
     def _log_hazard(self, X: pd.DataFrame) -> np.ndarray:
         return self._design(X) @ self.coef_
+
+    def contributions(self, X: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """(columns [p], coefficients [n, p], values [n, p]): their product summed over genes is what the log hazard
+        owes to the genes, beyond a patient whose genes all lie in the middle of the training."""
+        genes = np.asarray(self.coef_)[len(self.clinical_["names"]) :]
+        coef = (genes / self.parts_["sd"]) @ self.parts_["axes"]
+        values = apply_scores(self.parts_["scores"], X)
+        return list(self.parts_["scores"]["columns"]), np.broadcast_to(coef, values.shape), values
 
     def _design(self, X: pd.DataFrame) -> np.ndarray:
         return np.hstack([apply_clinical(self.clinical_, X), apply_components(self.parts_, X)])
@@ -238,6 +247,21 @@ class SignScore(BaseEstimator):
             risk[rows] = (self._sum(entry, X[rows]) - entry["mean"]) / entry["sd"]
         return risk
 
+    def contributions(self, X: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """As RidgeCoxPCs.contributions; a patient's coefficients are those of his cancer: sign over the score's sd."""
+        cancer = X["cancer"].astype(str).to_numpy()
+        known = np.array([c if c in self.tables_ else POOLED for c in cancer], dtype=object)
+        used = [self.tables_[key] for key in sorted(set(known))]
+        columns = list(dict.fromkeys(c for entry in used for c in entry["scores"]["columns"]))
+        place = {c: k for k, c in enumerate(columns)}
+        coef, values = np.zeros((len(X), len(columns))), np.zeros((len(X), len(columns)))
+        for key in set(known):
+            entry, rows = self.tables_[key], np.flatnonzero(known == key)
+            at = np.ix_(rows, [place[c] for c in entry["scores"]["columns"]])
+            values[at] = apply_scores(entry["scores"], X.iloc[rows])
+            coef[at] = np.asarray(entry["signs"]) / entry["sd"]
+        return columns, coef, values
+
     @staticmethod
     def _sum(entry: Mapping[str, Any], X: pd.DataFrame) -> np.ndarray:
         return apply_scores(entry["scores"], X) @ entry["signs"]
@@ -323,12 +347,13 @@ def forest_sum(forest: Mapping[str, np.ndarray], design: np.ndarray) -> np.ndarr
 def patient_rows(inputs: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     """The X of patients from the inputs of their samples (omics {modality: [genes]}, age, sex, cancer).
 
-    columns: those of the training, whose genes are in the order of the arrays. DataError where the modalities or their
-    numbers of genes differ from the training's."""
+    columns: those of the training. Where the inputs name their genes (genes {modality: names}) the columns are found by
+    name, absent ones missing; else the arrays are in the order of the training. DataError where the modalities, numbers
+    of genes or names differ from the training's."""
     genes = {m: sum(c.startswith(f"{m}:") for c in columns) for m in MODALITIES}
     blocks = []
     for modality in dict.fromkeys(c.split(":")[0] for c in columns if ":" in c):
-        arrays = [np.asarray(row["omics"].get(modality, ()), dtype=np.float32) for row in inputs]
+        arrays = _named_arrays(inputs, modality, [c.split(":", 1)[1] for c in columns if c.startswith(f"{modality}:")])
         if found := sorted({a.size for a in arrays} - {genes[modality]}):
             raise DataError(
                 f"A patient has {found[0]} genes of {modality}, the estimator was fitted on {genes[modality]}: "
@@ -339,3 +364,17 @@ def patient_rows(inputs: Sequence[Mapping[str, Any]], columns: Sequence[str]) ->
     table = pd.DataFrame(np.hstack(blocks) if blocks else np.zeros((len(inputs), 0)), columns=named)
     clinical = {c: [row[c] for row in inputs] for c in columns if ":" not in c}
     return pd.concat([table, pd.DataFrame(clinical)], axis=1)[list(columns)]
+
+
+def _named_arrays(inputs: Sequence[Mapping[str, Any]], modality: str, wanted: list[str]) -> list[np.ndarray]:
+    """A float32 array a patient, arranged by name where names are given."""
+    arrays, last, place = [], None, None
+    for row in inputs:
+        given = np.asarray(row["omics"].get(modality, ()), dtype=np.float32)
+        named = (row.get("genes") or {}).get(modality)
+        if named is not None and given.size == len(named):
+            if named is not last:
+                last, place = named, gene_places(named, wanted, range(len(wanted)), modality)
+            given = np.where(place < 0, np.float32(np.nan), given[place])
+        arrays.append(given)
+    return arrays

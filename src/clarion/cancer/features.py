@@ -3,7 +3,8 @@ Breslow's baseline hazard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from clarion.cancer.cox import RankNormal
 from clarion.cancer.cox.walk import survival_arrays
 from clarion.errors import DataError, UsageError
 
+log = logging.getLogger(__name__)
+
 CLINICAL = ("age", "sex", "cancer")
+SHARED = 0.5  # of a model's genes that a patient's table must hold: below, it names other genes
 FEWEST = 20  # training patients of a cancer from which its own ranks are learned
 _ALL = ""  # the key of what is learned on all cancers together
 
@@ -100,6 +104,31 @@ def gene_columns(X: pd.DataFrame, modality: str) -> list[str]:
         known = sorted({str(c).split(":")[0] for c in X.columns if ":" in str(c)})
         raise UsageError(f"The patients have no {modality} data (they have {', '.join(known) or 'none'}).")
     return columns
+
+
+def gene_places(
+    names: Iterable[str], wanted: Sequence[str], columns: Sequence[int], modality: str, who: str = "A patient"
+) -> np.ndarray:
+    """Where each wanted gene stands among a patient's `names`, int64 [wanted], -1 where he has no such gene.
+
+    columns: the place of each wanted gene in the table of the training. Genes in another order are found by name, a few
+    absent ones are missing values (and logged); DataError where fewer than half are there: those are other genes."""
+    names = list(names)
+    place = {str(name): k for k, name in enumerate(names)}
+    found = np.array([place.get(gene, -1) for gene in wanted], np.int64)
+    absent = np.flatnonzero(found < 0)
+    if absent.size > (1 - SHARED) * len(found):
+        first = absent[np.argmin(np.asarray(columns)[absent])]
+        at = int(columns[first])
+        given = str(names[at]) if at < len(names) else "absent"
+        raise DataError(
+            f"{who}: gene {at + 1} of {modality} is {given}, the model was trained on {wanted[first]}; only "
+            f"{len(found) - absent.size} of the model's {len(found)} genes are there. Name genes as the training did."
+        )
+    if absent.size:
+        log.warning("%d of the model's %d genes of %s are not in the patients' table (%s, ...): they count as missing",
+                    absent.size, len(found), modality, wanted[absent[0]])  # fmt: skip
+    return found
 
 
 def varying(values: np.ndarray, most: int) -> np.ndarray:

@@ -112,6 +112,17 @@ class SurvivalEvaluator:
         """Two models by paired bootstrap and DeLong: see `survival_comparison.compare`."""
         return compare(self, predictions_a, predictions_b, truth, context, names)
 
+    def statistic(self, predictions: pd.DataFrame, truth: pd.DataFrame) -> tuple[Callable, np.ndarray]:
+        """(weights [B, n] -> {metric: [B]}, the patient of each row [n]): the scores that need no training patients, as
+        means over folds draw them: c_index, and c_index_within_... where the truth has several strata."""
+        predictions, truth = join(predictions, truth, ["risk"], ["time", "event"])
+        time, event = outcome(truth)
+        risk, ones, strata = numbers(predictions, "risk", "predictions"), np.ones(len(time)), texts(truth, self.within)
+        pairs = {"c_index": Concordance(time, event, risk)}
+        if strata is not None and len(set(strata)) > 1:
+            pairs[f"c_index_within_{self.within}"] = Concordance(time, event, risk, strata)
+        return lambda w: {name: p(w, ones)[0] for name, p in pairs.items()}, truth["patient_id"].to_numpy()
+
     def cohort(self, truth: pd.DataFrame, context: Mapping[str, Any], notes: list[str]) -> Cohort:
         """Outcome and censoring distribution; `notes` says where that comes from if not from the training."""
         time, event = outcome(truth)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import chdtrc, ndtri
 
+RISK_STEPS = (1, 2, 3, 6, 12, 24, 36, 60, 120, 240)  # between the times of a numbers-at-risk table
 MOST_STEPS = 99  # two points a step and the origin: 199 of the 201 points a curve may have
 
 
@@ -150,8 +151,10 @@ def km_curves(
     time: np.ndarray, event: np.ndarray, group: np.ndarray, names: Sequence[str], x_label: str, level: float
 ) -> dict[str, dict]:
     """One staircase a group with its band (`low`, `high`, None where undefined) and `at_risk` at each point; at most
-    201 points each. It ends at the group's last observation."""
+    201 points each. It ends at the group's last observation. numbers_at_risk: {time, n} at round times, the same for
+    all groups: how many are under observation just before."""
     curves = {}
+    when = risk_times(float(time.max()))
     for code, name in enumerate(names):
         rows = group == code
         if not rows.any():
@@ -173,10 +176,17 @@ def km_curves(
             "low": _plain(np.r_[np.nan, low[falls]][stairs[:-1]]),
             "high": _plain(np.r_[np.nan, high[falls]][stairs[:-1]]),
             "at_risk": np.r_[rows.sum(), step.at_risk[falls]][stairs[:-1]].astype(int).tolist(),
+            "numbers_at_risk": {"time": when, "n": [int((time[rows] >= t).sum()) for t in when]},
             "n": int(rows.sum()),
             "events": int(event[rows].sum()),
         }
     return curves
+
+
+def risk_times(end: float) -> list[float]:
+    """Round times from 0 to `end`, at most nine, for a table of numbers at risk."""
+    step = next((s for s in RISK_STEPS if end / s <= 8), end / 8)
+    return np.arange(0, end + 1e-9, step).tolist()
 
 
 def _counts(time: np.ndarray, event: np.ndarray) -> tuple[np.ndarray, ...]:

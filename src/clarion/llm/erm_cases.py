@@ -19,8 +19,8 @@ CASES_VERSION = "1"  # part of the fingerprint: raise it when any text, number o
 _PREVALENCE = (0.12, 0.22, 0.37, 0.22, 0.07)  # stage 0 (no membrane) plus the four Govetto stages
 _THICKNESS_UM = (246.0, 258.0, 346.0, 434.0, 614.0)
 _EIFL_UM = (0.0, 0.0, 0.0, 161.0, 362.0)
-_NORMAL_THICKNESS_UM = 278  # healthy central retinal thickness (PMC5498048)
-_CIRCLE_MM2 = 28.27  # the 6 mm ETDRS circle
+NORMAL_THICKNESS_UM = 278  # healthy central retinal thickness (PMC5498048)
+CIRCLE_MM2 = 28.27  # the 6 mm ETDRS circle
 _DENOMINATORS = (20, 25, 32, 40, 50, 63, 80, 100)  # Snellen 20/x
 
 
@@ -121,14 +121,14 @@ def _surgery_answer(case: Case) -> str:
 
 
 def _thickness_answer(case: Case) -> str:
-    change = case.thickness_um - _NORMAL_THICKNESS_UM
+    change = case.thickness_um - NORMAL_THICKNESS_UM
     if change == 0:
         return f"The fovea is as thick as normal: {case.thickness_um} um."
     return f"The fovea is {abs(change)} um {'thicker' if change > 0 else 'thinner'} than normal."
 
 
 def _area_answer(case: Case) -> str:
-    return f"The membrane covers {100 * case.area_mm2 / _CIRCLE_MM2:.0f} % of the circle."
+    return f"The membrane covers {100 * case.area_mm2 / CIRCLE_MM2:.0f} % of the circle."
 
 
 def _layers_answer(case: Case) -> str:
@@ -175,25 +175,25 @@ QUESTIONS = (
         "thickness",
         _thickness_answer,
         (
-            f"Compare the foveal thickness with the normal {_NORMAL_THICKNESS_UM} um.",
-            f"How far is the foveal thickness from the normal {_NORMAL_THICKNESS_UM} um?",
-            f"The normal central thickness is {_NORMAL_THICKNESS_UM} um. What is the difference here?",
-            f"By how much does the thickness differ from {_NORMAL_THICKNESS_UM} um?",
+            f"Compare the foveal thickness with the normal {NORMAL_THICKNESS_UM} um.",
+            f"How far is the foveal thickness from the normal {NORMAL_THICKNESS_UM} um?",
+            f"The normal central thickness is {NORMAL_THICKNESS_UM} um. What is the difference here?",
+            f"By how much does the thickness differ from {NORMAL_THICKNESS_UM} um?",
         ),
-        (f"What is the difference of the thickness from the normal {_NORMAL_THICKNESS_UM} um?",),
-        (f"How does the central thickness differ from the normal {_NORMAL_THICKNESS_UM} um?",),
+        (f"What is the difference of the thickness from the normal {NORMAL_THICKNESS_UM} um?",),
+        (f"How does the central thickness differ from the normal {NORMAL_THICKNESS_UM} um?",),
     ),
     Question(
         "area",
         _area_answer,
         (
-            f"Which share of the 6 mm circle ({_CIRCLE_MM2} mm2) does the membrane cover?",
-            f"How much of the 6 mm circle ({_CIRCLE_MM2} mm2) is covered?",
-            f"Give the covered share of the 6 mm circle ({_CIRCLE_MM2} mm2) in percent.",
-            f"What percentage of the 6 mm circle ({_CIRCLE_MM2} mm2) does the membrane take?",
+            f"Which share of the 6 mm circle ({CIRCLE_MM2} mm2) does the membrane cover?",
+            f"How much of the 6 mm circle ({CIRCLE_MM2} mm2) is covered?",
+            f"Give the covered share of the 6 mm circle ({CIRCLE_MM2} mm2) in percent.",
+            f"What percentage of the 6 mm circle ({CIRCLE_MM2} mm2) does the membrane take?",
         ),
-        (f"What share of the 6 mm circle ({_CIRCLE_MM2} mm2) is covered by the membrane?",),
-        (f"How large a share of the 6 mm circle ({_CIRCLE_MM2} mm2) does the membrane cover?",),
+        (f"What share of the 6 mm circle ({CIRCLE_MM2} mm2) is covered by the membrane?",),
+        (f"How large a share of the 6 mm circle ({CIRCLE_MM2} mm2) does the membrane cover?",),
     ),
     Question(
         "layers",

@@ -15,12 +15,14 @@ SERIES = 6  # distinct colours and dashes in the style sheet: .s0 to .s5
 
 @dataclass(frozen=True)
 class Series:
-    """x and y of one line; points with None or NaN are left out."""
+    """x and y of one line; points with None or NaN are left out. low, high: a band about y."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
     scatter: bool = False  # points, not a line
+    low: Sequence[float | None] = ()
+    high: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ def line_chart(
     `diagonal`: a thin y = x line (chance of a ROC curve, perfect calibration). `whole_x`: integer ticks (epochs).
     A square [0, 1] frame is used when all values lie in it and span at least half of it.
     """
-    lines = []
+    lines, bands = [], []
     for s in series:
         points = [(float(x), float(y)) for x, y in zip(s.x, s.y, strict=False) if _finite(x) and _finite(y)]
         if points:
             lines.append((s.name, points, s.scatter))
+            ends = [ends for ends in zip(s.x, s.low, s.high, strict=False) if all(map(_finite, ends))]
+            bands.append([tuple(map(float, each)) for each in ends])
     lines = lines[:SERIES]
     if not lines:
         return None
@@ -68,6 +72,10 @@ def line_chart(
         low, high = max(x_low, y_low), min(x_high, y_high)
         (x1, y1), (x2, y2) = at(low, low), at(high, high)
         parts.append(f'<line class="reference" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    for index, band in enumerate(bands[: len(lines)]):
+        if len(band) > 1:
+            edge = [at(x, min(b, y_high)) for x, _, b in band] + [at(x, max(a, y_low)) for x, a, _ in reversed(band)]
+            parts.append(f'<polygon class="band s{index}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in edge)}"/>')
     for index, (name, points, scatter) in enumerate(lines):
         pixels = [at(x, y) for x, y in points]
         if len(pixels) > 1 and not scatter:
@@ -117,6 +125,44 @@ def interval_chart(title: str, rows: Sequence[tuple[str, float | None, float | N
     return Chart(title, _svg(f"{title}: {described}", WIDTH, height, parts), [])
 
 
+def ranked_chart(
+    title: str, rows: Sequence[tuple[str, float | None, float | None, float | None, int]], x_label: str
+) -> Chart | None:
+    """Horizontal bars from 0 with whiskers: (label, value, low, high, colour 0 to 5), in the order given."""
+    rows = [row for row in rows if _finite(row[1])]
+    if not rows:
+        return None
+    ends = [float(v) for _, *values, _ in rows for v in values if _finite(v)]
+    ticks = _ticks(min(0.0, *ends), max(ends), 4, unit=False)
+    low_end, high_end = min(ticks[0], 0.0, *ends), max(ticks[-1], *ends)
+    step, top = 20, 6
+    left, right = 12 + 9.6 * min(20, max(len(label) for label, *_ in rows)), 26
+    height = top + step * len(rows) + 46
+
+    def at(value: float) -> float:
+        return left + (value - low_end) / ((high_end - low_end) or 1.0) * (WIDTH - left - right)
+
+    parts = []
+    for tick in ticks:
+        line = f'x1="{at(tick):.1f}" y1="{top}" x2="{at(tick):.1f}" y2="{height - 42}"'
+        parts.append(f'<line class="grid" {line}/><text x="{at(tick):.1f}" y="{height - 24}" text-anchor="middle">')
+        parts.append(f"{_tick(tick, ticks)}</text>")
+    for index, (label, value, low, high, colour) in enumerate(rows):
+        y, start, end = top + step * index, *sorted((at(0.0), at(value)))
+        shown = label if len(label) <= 20 else label[:19] + "…"
+        told = f"<title>{escape(label)}: {estimate(value, low, high)}</title>"
+        parts.append(f'<text x="{left - 6:.1f}" y="{y + 14.5:.1f}" text-anchor="end">{escape(shown)}</text>')
+        parts.append(f'<rect class="bar s{colour}" x="{start:.1f}" y="{y + 3}" width="{end - start:.1f}" height="13">')
+        parts.append(f"{told}</rect>")
+        if _finite(low) and _finite(high):
+            whisker = f'x1="{at(low):.1f}" y1="{y + 9.5}" x2="{at(high):.1f}" y2="{y + 9.5}"'
+            parts.append(f'<line class="error" {whisker}/>')
+    middle = (left + WIDTH - right) / 2
+    parts.append(f'<text class="axis" x="{middle:.1f}" y="{height - 5}" text-anchor="middle">{escape(x_label)}</text>')
+    described = "; ".join(f"{label} {estimate(value, low, high)}" for label, value, low, high, _ in rows)
+    return Chart(title, _svg(f"{title}: {described}", WIDTH, height, parts), [])
+
+
 def number(value: float | int | None, digits: int = 3) -> str:
     """A figure for a reader: fixed digits around 1, four significant ones beyond; — for missing."""
     if not _finite(value):
@@ -127,6 +173,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
     if 0.001 <= abs(value) < 100:
         return f"{value:.{digits}f}".rstrip("0").rstrip(".") if digits > 3 else f"{value:.{digits}f}"
     return f"{value:.1f}" if 100 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def p_value(p: float | None) -> str:
+    """0.034, or 1.4e-07 for small ones."""
+    return "—" if not _finite(p) else f"{p:.1e}" if 0 < p < 0.001 else f"{p:.3f}"
 
 
 def estimate(value: float | None, low: float | None = None, high: float | None = None) -> str:

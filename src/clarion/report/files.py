@@ -31,6 +31,7 @@ class RunFiles:
     predictions: pandas.DataFrame | None = None
     truth: pandas.DataFrame | None = None
     images: dict[str, Path] = field(default_factory=dict)
+    explanation: dict[str, Any] = field(default_factory=dict)  # which genes a survival model looked at
     error: str = ""
 
     @property
@@ -104,6 +105,7 @@ def read_run(directory: str | Path, results: Mapping | None = None, images: Mapp
         manifest=as_dict(_json(directory / "manifest.json")),
         results=dict(results) if results is not None else as_dict(_json(directory / "metrics.json")),
         history=read_jsonl(directory / "metrics.jsonl"),
+        explanation=as_dict(_json(directory / "explanation.json")),
     )
     error = directory / "error.txt"
     if error.is_file() and run.status != "complete":

@@ -16,13 +16,14 @@ from markupsafe import Markup
 
 from clarion import __version__
 from clarion.report.cases import Case, Cases, classification_mistakes, detection_cases, generation_examples
+from clarion.report.explained import explanation_view
 from clarion.report.files import RunFiles, as_dict, read_run
 from clarion.report.overlays import overlay_svg
 from clarion.report.results import evaluator_view, flatten, grids, shown, training_charts
 from clarion.tracking import without_paths
 
 KINDS = {
-    "phantom": "Phantom data: images made by a simulator. These figures say nothing about patients.",
+    "phantom": "Phantom data: made by a simulator. These figures say nothing about patients.",
     "private": "Private data. This page holds pictures or text of it: keep it where the data may be kept.",
 }
 GROUPS = {
@@ -58,6 +59,7 @@ def run_view(run: RunFiles) -> dict[str, Any]:
         "kind_sentence": KINDS.get(run.data_kind, ""),
         "facts": _facts(run),
         "evaluators": [evaluator_view(name, result) for name, result in run.evaluators.items()],
+        "explanation": explanation_view(run.explanation),
         "cases": cases,
         "gallery": gallery,
         "examples": generation_examples(run),

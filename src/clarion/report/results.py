@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clarion.report.charts import Chart, Series, estimate, line_chart, number, score
+from clarion.report.charts import Chart, Series, estimate, line_chart, number, p_value, score
 from clarion.report.files import as_dict
+from clarion.report.survival import survival_view
 
 LABELS = {
     "map50": "mAP50",
@@ -73,6 +74,7 @@ class EvaluatorView:
     confusion: dict[str, Any] | None
     subgroups: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    survival: dict[str, Any] | None = None  # Kaplan-Meier and calibration
 
 
 def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
@@ -80,6 +82,7 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
     metrics, baselines = entries(result.get("metrics")), entries(result.get("baseline"))
     guessers = {str(base["name"]) for base in baselines.values() if base.get("name")}
     common = guessers.pop() if len(guessers) == 1 else ""  # named once, in the head of its column
+    survival, curves = survival_view(result)
     rows = []
     for metric in [*metrics, *(m for m in baselines if m not in metrics)]:
         own, base = metrics.get(metric, {}), baselines.get(metric, {})
@@ -87,7 +90,7 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
         rows.append(
             MetricRow(
                 label(metric) + unit,
-                estimate_of(own),
+                p_value(own.get("value")) if metric.endswith("_p") else estimate_of(own),
                 number(own.get("n")),
                 number(own.get("n_patients")),
                 f"{estimate_of(base)} {base.get('name') or '' if not common else ''}".strip() if base else "—",
@@ -100,7 +103,7 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
         baseline=(f"Baseline: {common}" if common else "Baseline") if baselines else "",
         has_patients=any(entry.get("n_patients") is not None for entry in metrics.values()),
         methods=_methods(rows),
-        charts=curve_charts(result.get("curves")),
+        charts=curve_charts(curves),
         confusion=confusion_view(result.get("confusion")),
         subgroups=[
             view
@@ -108,6 +111,7 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
             if (view := subgroup_view(column, groups))
         ],
         notes=[str(note) for note in result.get("notes") or []],
+        survival=survival,
     )
 
 

@@ -10,7 +10,8 @@ What a module class must offer to be named by `model.module` (ClassificationModu
     module.answer(samples) -> list[dict]  values of one Prediction per Sample (the module is on its device, in eval)
     self.log("train/...") / ("val/...")   on_epoch; `model.monitor` and `model.monitor_mode` pick the best epoch
 
-and the data: `run.data.datamodule(batch_size=, seed=, **model.datamodule)` -> LightningDataModule with `.facts`.
+and the data: `run.data.datamodule(batch_size=, seed=, **model.datamodule)` -> LightningDataModule with `.facts`; where
+it takes `start`, it is given model.weights, the checkpoint that training starts from.
 A new task is a new module class named in a model's config; nothing here changes.
 """
 
@@ -35,11 +36,15 @@ from hydra.utils import get_class, instantiate
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from safetensors.torch import load_file, save_file
 
+from clarion import distributed
 from clarion.config import nearest, numbered, target_problems
 from clarion.errors import ClarionError, UsageError
 from clarion.networks import ModulePredictor
+from clarion.record import write_atomic
+from clarion.trainers import lightning_ddp, lightning_states
 from clarion.trainers.base import Predictor, Run
 from clarion.trainers.plain import plain
+from clarion.trainers.states import forget_all
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +83,7 @@ class LightningTrainer:
             where: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
         else:
             where = {"accelerator": "gpu", "devices": [device.index or 0]}
+        where |= lightning_ddp.settings(self.args)
         words = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
         asked = str(self.precision)
         if asked == "auto":
@@ -88,6 +94,8 @@ class LightningTrainer:
 
     def check(self) -> None:
         """Device, precision and module class that would be refused once training starts."""
+        distributed.share(self.batch_size)
+        distributed.needs_cuda(self.args.get("strategy"), self.device)
         self.library_settings()
         self._module_class()
 
@@ -102,12 +110,22 @@ class LightningTrainer:
     def fit(self, run: Run) -> Path:
         """Train and return checkpoints/best (model.safetensors + model.json).
 
-        checkpoints/last.ckpt holds Lightning's own state after every epoch; with run.resume the training goes on
-        from it, and ends as if it had never stopped (random state depends on seed and epoch alone).
+        checkpoints/resume holds Lightning's own state after each of the last two epochs; with run.resume the training
+        goes on from it, and ends as if it had never stopped (random state depends on seed and epoch alone).
         """
+        finished, states = run.checkpoints / "training.json", run.checkpoints / "resume"
+        if run.resume and finished.is_file() and (run.checkpoints / "best").is_dir():
+            return run.checkpoints / "best"
+        if not run.resume and not distributed.rank():
+            forget_all(states)
         L.seed_everything(self.seed, workers=True, verbose=False)
-        data = run.data.datamodule(batch_size=self.batch_size, seed=self.seed, **self.model.get("datamodule", {}))
+        options = dict(self.model.get("datamodule", {}))
+        if self.model.get("weights") and "start" in inspect.signature(run.data.datamodule).parameters:
+            options["start"] = self.model["weights"]  # data whose inputs are learned: those the weights know
+        data = run.data.datamodule(batch_size=distributed.share(self.batch_size), seed=self.seed, **options)
         data.setup("fit")
+        if team := distributed.team():
+            data = lightning_ddp.SharedData(data, team)
         module = self._module_class()(model=self.model, facts=data.facts)
         if self.model.get("weights"):
             module.load_start_weights(Path(self.model["weights"]))
@@ -122,31 +140,42 @@ class LightningTrainer:
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        last = ModelCheckpoint(run.checkpoints, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        ours = [EpochSeed(self.seed), EpochMetrics(run.tracker), best, last]
-        resume_from = run.checkpoints / "last.ckpt"
+        keep = lightning_states.KeepStates(states)
+        ours = [EpochSeed(self.seed), EpochMetrics(run.tracker), best, keep]
+        state, callbacks = lightning_states.read_newest(states) or (None, {})
         with restored_torch_state(), quiet(logging.getLogger("lightning.pytorch")), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # resuming, on purpose
             warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")  # torch's own, inside lightning
             trainer = self._lightning_trainer(run, ours)
-            resuming = run.resume and resume_from.is_file()
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from if resuming else None, weights_only=True)
+            if lightning_states.is_ended(callbacks):  # killed after its last epoch
+                best.load_state_dict(callbacks[best.state_key])
+                keep.load_state_dict(callbacks[keep.state_key])
+            else:
+                trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
 
+        if distributed.rank():
+            return run.checkpoints / "best"  # process 0 writes it
         score = best.best_model_score
         if score is None or not (run.checkpoints / "best.ckpt").is_file():
             raise ClarionError(f"No epoch was finished with a value of {monitor}: nothing to keep as a checkpoint.")
         state = torch.load(run.checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+        if "strategy" in self.args:  # it may have taken the module apart
+            module = type(module)(model=self.model, facts=data.facts)
         module.load_state_dict(state["state_dict"])
         trained = {
-            "epochs": trainer.current_epoch,
+            "epochs": keep.epochs,
             "best_epoch": int(state["epoch"]),
             "seed": self.seed,
             "monitor": monitor,
             "score": float(score),
         }
         log.info("best epoch %d of %d (%s %.4f)", trained["best_epoch"] + 1, trained["epochs"], monitor, score)
-        return self._export(module, trained, run.checkpoints / "best")
+        checkpoint = self._export(module, trained, run.checkpoints / "best")
+        write_atomic(finished, json.dumps(trained, indent=1))
+        forget_all(states)
+        (run.checkpoints / "best.ckpt").unlink()  # checkpoints/best holds its weights
+        return checkpoint
 
     def _lightning_trainer(self, run: Run, ours: list[Callback]) -> L.Trainer:
         """L.Trainer from our settings and the user's args; only what the four common settings own is refused."""
@@ -165,6 +194,8 @@ class LightningTrainer:
             **self.library_settings(),
             **args,
         }
+        if str(settings.get("strategy", "auto")) in ("auto", "ddp") and "plugins" not in settings:
+            settings["plugins"] = [lightning_states.WholeFiles()]
         if settings["accelerator"] != "cpu":
             settings.setdefault("deterministic", "warn")  # a seed gives the same metrics on one device
         known = inspect.signature(L.Trainer.__init__).parameters
@@ -266,7 +297,7 @@ class EpochMetrics(Callback):
         self.tracker = tracker
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = lightning_ddp.mean_over_processes({n: float(v) for n, v in trainer.callback_metrics.items()})
         if trainer.optimizers:
             metrics["train/lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if not math.isfinite(metrics.get("train/loss", 0.0)):

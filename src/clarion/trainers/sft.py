@@ -1,19 +1,15 @@
-"""Supervised fine-tuning of language models with TRL's SFTTrainer, with peft adapters or in full.
+"""Fine-tuning and continued pre-training of language models with TRL's SFTTrainer, with peft adapters or in full.
 
-`fit` refuses to train on a wrong token mask (sft_mask.py); the library's own settings pass verbatim through
-trainer.args, which are fields of trl.SFTConfig.
+`fit` refuses to train on a wrong token mask (sft_mask.py, sft_documents.py) or on packs that leak (sft_packing.py); the
+library's own settings pass verbatim through trainer.args, which are fields of trl.SFTConfig.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import difflib
 import importlib.metadata
 import json
 import logging
-import os
-import random
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,24 +18,19 @@ from typing import Any
 
 from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Predictor, Run
+from clarion.trainers.sft_settings import (
+    chosen_precision,
+    refuse_owned,
+    same_random_state,
+    sft_config,
+    torch_device,
+    undo_global_state,
+)
 from clarion.trainers.sft_weights import check_architecture, find_weights, stay_offline
 
 log = logging.getLogger(__name__)
 
 RECORD = "clarion.json"
-# Settings that Clarion owns, and where the user sets them instead.
-OWNED = {
-    "num_train_epochs": "trainer.epochs",
-    "per_device_train_batch_size": "trainer.batch_size",
-    "use_cpu": "trainer.device",
-    "bf16": "trainer.precision",
-    "fp16": "trainer.precision",
-    "seed": "seed",
-    "data_seed": "seed",
-    "output_dir": "runs_dir",
-    "resume_from_checkpoint": "resume=true",
-    "report_to": "tracker",
-}
 
 
 class SftTrainer:
@@ -64,14 +55,12 @@ class SftTrainer:
     def check(self) -> None:
         """Refuse absent weights and settings that Clarion owns without torch; then what the libraries would refuse."""
         check_architecture(self.model.get("architecture"), find_weights(self.model))
-        owned = [f"trainer.args.{key} (set {place})" for key, place in OWNED.items() if key in self.args]
-        if owned:
-            raise UsageError(f"these settings belong to Clarion: {', '.join(owned)}.")
+        refuse_owned(self.args)
         stay_offline()
         from clarion.trainers import sft_models
 
         device = torch_device(self.device)
-        with _undo_global_state():
+        with undo_global_state():
             self.settings(Path("unused"), device, chosen_precision(self.precision, device))
         sft_models.quantization_config(self.model, device)
         sft_models.lora_config(self.model)
@@ -97,92 +86,112 @@ class SftTrainer:
             return best
         self.check()
         device = torch_device(self.device)
-        with _undo_global_state():
+        with undo_global_state():
             return self._fit(run, device, best)
 
     def _fit(self, run: Run, device: Any, best: Path) -> Path:
         from transformers.trainer_utils import get_last_checkpoint
 
-        from clarion.trainers import sft_models
+        from clarion.trainers import sft_documents, sft_models
         from clarion.trainers.sft_chat import chat_format
+        from clarion.trainers.sft_lora import add_tokens, require_new_tokens
 
         weights = find_weights(self.model)
         template_args = dict(self.model.get("template_args") or {})
-        datasets = {split: _rows(run.data.hf_dataset(split), template_args) for split in ("train", "val")}
-        sizes = {split: len(rows) for split, rows in datasets.items()}
+        datasets = {split: run.data.hf_dataset(split) for split in ("train", "val")}
+        if not len(datasets["train"]):
+            raise DataError("the training split is empty: give it rows.")
+        plain = sft_documents.is_documents(datasets["train"])
         precision = chosen_precision(self.precision, device)
-        settings = self.settings(run.checkpoints / "steps", device, precision, has_validation=sizes["val"] > 0)
+        settings = self.settings(run.checkpoints / "steps", device, precision, has_validation=len(datasets["val"]) > 0)
         dtype = sft_models.weight_dtype(self.model, precision)
         network, tokenizer = sft_models.build(self.model, weights, texts(datasets["train"]), dtype, device, self.seed)
-        adapter = sft_models.lora_config(self.model)
+        new_ids = add_tokens(network, tokenizer, self.model.get("new_tokens") or [])
+        adapter = sft_models.lora_config(self.model, network, new_ids)
         if adapter is not None and weights.kind == "random":
             network.save_pretrained(best.parent / "base")  # a drawn base exists nowhere else
-        chat = chat_format(tokenizer, template_args)
-        stop_ids = sorted({chat.stop_id, *sft_models.generation_eos(network)})
-        trainer = self._trainer(network, tokenizer, adapter, settings, datasets, run)
-        shares = self._check_masks(trainer, tokenizer, chat, sizes, show_text=run.data.kind != "private")
+        if plain:
+            form = sft_documents.document_format(tokenizer, self.model.get("document_tokens"))
+            stop_ids = sorted({form.eos_id, *sft_models.generation_eos(network)})
+        else:
+            form = chat_format(tokenizer, template_args)
+            stop_ids = sorted({form.stop_id, *sft_models.generation_eos(network)})
+        counts = {split: len(rows) for split, rows in datasets.items()}
+        windowed = plain and bool(settings.packing) and settings.packing_strategy == "wrapped"
+        rows = self._document_rows(datasets, tokenizer, form, settings, windowed) if plain else {
+            split: _with_template_args(rows, template_args) for split, rows in datasets.items()
+        }  # fmt: skip
+        supports = self._structure(network)
+        trainer = self._trainer(network, tokenizer, adapter, settings, rows, run)
+        guard = None
+        if supports is not None:
+            from clarion.trainers.structured_lora import StructureGuard
+
+            guard = StructureGuard(trainer.model, supports, self.model["lora"].get("variant"), run.tracker)
+            trainer.add_callback(guard)
+        require_new_tokens(trainer.model, new_ids, trainer.train_dataset, tokenizer)
+        with same_random_state():  # looking at the batches must not change which ones are drawn
+            if plain:
+                shares = _check_documents(trainer, tokenizer, form, counts, windowed)
+            else:
+                shares = _check_masks(trainer, tokenizer, form, counts, show_text=run.data.kind != "private")
+            if trainer.padding_free:
+                from clarion.trainers.sft_packing import prove_isolation
+
+                difference = prove_isolation(trainer)
+                print(f"packing: documents are isolated (a changed neighbour changes the loss by {difference:.1g})",
+                      file=sys.stderr)  # fmt: skip
         last = get_last_checkpoint(str(run.checkpoints / "steps")) if run.resume and settings.output_dir else None
         with contextlib.redirect_stdout(sys.stderr):  # its progress bar writes log lines to stdout
-            trainer.train(resume_from_checkpoint=last)
-        self._save(trainer, tokenizer, best, adapter is not None, stop_ids, shares)
+            result = trainer.train(resume_from_checkpoint=last)
+        facts = {
+            "rows": "documents" if plain else "conversations",
+            "supervised_share": shares,
+            "stop_ids": stop_ids,
+            "train_s": round(float(result.metrics["train_runtime"]), 2),
+            "tokens": int(trainer._total_train_tokens),
+        }
+        if guard is not None:
+            guard.verify()
+            facts["structure"] = guard.report()
+        self._save(trainer, tokenizer, best, adapter is not None, facts)
         shutil.rmtree(run.checkpoints / "steps", ignore_errors=True)  # optimiser states: of no use once best is whole
         return best
 
     def settings(self, output: Path, device: Any, precision: str, has_validation: bool = True) -> Any:
-        """The one place where Clarion's settings become trl.SFTConfig; trainer.args win where Clarion owns nothing."""
-        from trl import SFTConfig
+        """trl.SFTConfig of this trainer (sft_settings.sft_config)."""
+        return sft_config(
+            self.args, output, device, precision, self.epochs, self.batch_size, self.seed, has_validation
+        )
 
-        known = [f.name for f in dataclasses.fields(SFTConfig) if f.init]
-        unknown = [key for key in self.args if key not in known]
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], known, n=2)
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            names = ", trainer.args.".join(unknown)
-            raise UsageError(f"trainer.args.{names}: trl.SFTConfig has no such setting.{hint}")
-        mapped = {
-            "output_dir": str(output),
-            "num_train_epochs": self.epochs,
-            "per_device_train_batch_size": self.batch_size,
-            "per_device_eval_batch_size": self.batch_size,
-            "use_cpu": device.type == "cpu",
-            "bf16": precision == "bf16",
-            "fp16": precision == "16",
-            "seed": self.seed,
-            "data_seed": self.seed,
-            "report_to": [],
-            "logging_steps": 10,
-            "eval_strategy": "epoch" if has_validation else "no",
-            "save_strategy": "epoch",
-            "save_total_limit": 2,
-            "load_best_model_at_end": has_validation,
-            "activation_checkpointing": device.type != "cpu",  # saves GPU memory; on a CPU it only costs time
-            "dataloader_pin_memory": device.type != "cpu",
-        }
-        if "gradient_checkpointing" in self.args:  # its older name decides too
-            mapped.pop("activation_checkpointing")
-        merged = mapped | self.args
-        if not has_validation:
-            merged["eval_on_start"] = False
-        try:
-            config = SFTConfig(**merged)
-            _ = config.device
-        except (ValueError, TypeError, ImportError) as error:
-            raise UsageError(f"trainer.args are refused by trl: {' '.join(str(error).split())}") from error
-        if device.type == "cuda":
-            config._n_gpu = 1  # trainer.device names one GPU; TRL refuses nn.DataParallel over all of them
-        return config
+    def _document_rows(self, datasets, tokenizer, form, settings, windowed: bool) -> dict[str, Any]:
+        """Token rows of documents; in full windows where packing is wrapped, which TRL would cut batch by batch."""
+        from clarion.trainers import sft_documents
+
+        sft_documents.refuse_masks(self.args)
+        rows = {split: sft_documents.tokenized(d, tokenizer, form) if len(d) else d for split, d in datasets.items()}
+        if windowed:
+            length = settings.max_length
+            # The validation loss is over all of its text; only training drops what fills no window.
+            rows = {s: sft_documents.windows(d, length, s == "train", s) if len(d) else d for s, d in rows.items()}
+            settings.packing = False  # done
+        return rows
 
     def _trainer(self, network, tokenizer, adapter, settings, datasets, run: Run) -> Any:
         from trl import SFTTrainer
 
+        from clarion.trainers.sft_attention import use_packed_attention
         from clarion.trainers.sft_callback import TrackerCallback
+        from clarion.trainers.sft_lora import complete_head
+        from clarion.trainers.sft_packing import refuse_leaks
 
+        refuse_leaks(settings, conversations="input_ids" not in datasets["train"].column_names)
         if self.model.get("quantization") is not None:
             from peft import prepare_model_for_kbit_training
 
             network = prepare_model_for_kbit_training(network, settings.activation_checkpointing)
         try:
-            return SFTTrainer(
+            trainer = SFTTrainer(
                 model=network,
                 args=settings,
                 train_dataset=datasets["train"],
@@ -193,33 +202,27 @@ class SftTrainer:
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"TRL refuses this data or these settings: {' '.join(str(error).split())}") from error
+        complete_head(trainer.model)
+        if trainer.padding_free:
+            use_packed_attention(network)
+        return trainer
 
-    def _check_masks(self, trainer, tokenizer, chat, sizes: dict[str, int], show_text: bool) -> dict[str, float]:
-        """Print and check what will be trained, on the trainer's own batches. Returns split -> share supervised."""
-        from clarion.trainers.sft_mask import MaskReport, inspect_mask, require, summary, table
+    def _structure(self, network) -> Any:
+        """The declared support of a structured adapter on this network (None without model.lora.structure)."""
+        lora = self.model.get("lora") or {}
+        if not lora.get("structure"):
+            return None
+        from clarion.trainers.structured_lora import declared
 
-        shares = {}
-        with _same_random_state():  # looking at the batches must not change which ones are drawn
-            for split, rows in (("train", trainer.train_dataset), ("val", trainer.eval_dataset)):
-                if not sizes[split]:
-                    continue
-                report = MaskReport(split)
-                if len(rows):  # a loader over nothing cannot be built
-                    loader = trainer.get_train_dataloader() if split == "train" else trainer.get_eval_dataloader()
-                    report = inspect_mask(loader, split, chat)
-                    if split == "train":
-                        print(table(report, tokenizer, chat, show_text), file=sys.stderr)
-                    else:
-                        print(summary(report, tokenizer, chat), file=sys.stderr)
-                require(report, sizes[split], tokenizer, chat, trainer.args.max_length)
-                shares[split] = report.share
-        return shares
+        return declared(network, lora)
 
-    def _save(self, trainer, tokenizer, best: Path, adapter: bool, stop_ids: list[int], shares: dict) -> None:
+    def _save(self, trainer, tokenizer, best: Path, adapter: bool, facts: dict[str, Any]) -> None:
         """Write best/ whole: it appears under its name only when its record is in it."""
         partial = best.with_name(".best.partial")
         shutil.rmtree(partial, ignore_errors=True)
         network = trainer.accelerator.unwrap_model(trainer.model)
+        # Plain transformers then stops where the model learnt to (a Base model knows only its end of text).
+        network.generation_config.eos_token_id = facts["stop_ids"]
         network.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # peft's blank model card
@@ -235,8 +238,7 @@ class SftTrainer:
             "adapter": adapter,
             "model": self.model,
             "seed": self.seed,
-            "stop_ids": stop_ids,
-            "supervised_share": shares,
+            **facts,
             "steps": trainer.state.global_step,
             "loss": {split: {"first": v[0], "last": v[-1], "lowest": min(v)} for split, v in losses.items() if v},
             "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "peft")},
@@ -259,55 +261,62 @@ class SftTrainer:
         stay_offline()
         device = torch_device(self.device)
 
-        from clarion.trainers import sft_models
+        from clarion.trainers import sft_documents, sft_models
         from clarion.trainers.sft_chat import chat_format
-        from clarion.trainers.sft_predict import SftPredictor
+        from clarion.trainers.sft_likelihood import ChatOrDocuments, DocumentPredictor
 
         dtype = sft_models.weight_dtype(record["model"], chosen_precision(self.precision, device))
         network, tokenizer = sft_models.reload(checkpoint, record, dtype, device)
         template_args = dict(record["model"].get("template_args") or {})
-        return SftPredictor(
-            network,
-            tokenizer,
-            chat_format(tokenizer, template_args),
-            record["stop_ids"],
-            dict(record["model"].get("generation") or {}),
-            template_args,
-            self.seed,
+        generation = dict(record["model"].get("generation") or {})
+        form = sft_documents.document_format(tokenizer, record["model"].get("document_tokens"))
+        documents = DocumentPredictor(network, tokenizer, form, int(generation.get("batch_size", 16)))
+        if record.get("rows") == "documents" and not tokenizer.chat_template:
+            return documents
+        chat = chat_format(tokenizer, template_args)
+        predictor = ChatOrDocuments(
+            network, tokenizer, chat, record["stop_ids"], generation, template_args, self.seed
         )
+        predictor.documents = documents
+        return predictor
 
 
-def torch_device(device: str) -> Any:
-    """auto | cpu | cuda | cuda:N -> torch.device. Raises UsageError when it is not there."""
-    import torch
+def _check_masks(trainer, tokenizer, chat, counts: Mapping[str, int], show_text: bool) -> dict[str, float]:
+    """Print and check what will be trained, on the trainer's own batches. Returns split -> share supervised."""
+    from clarion.trainers.sft_mask import MaskReport, inspect_mask, require, summary, table
 
-    available = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if available else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise UsageError(f"trainer.device={device} is unknown: write auto, cpu, cuda or cuda:0.")
-    if chosen.type == "cuda":
-        if not available or (chosen.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"trainer.device={device}: this machine has no such GPU; use trainer.device=auto.")
-        torch.cuda.set_device(chosen.index or 0)
-    return chosen
+    shares = {}
+    for split, rows in (("train", trainer.train_dataset), ("val", trainer.eval_dataset)):
+        if not counts[split]:
+            continue
+        report = MaskReport(split)
+        if len(rows):  # a loader over nothing cannot be built
+            report = inspect_mask(_loader(trainer, split), split, chat)
+            if split == "train":
+                print(table(report, tokenizer, chat, show_text), file=sys.stderr)
+            else:
+                print(summary(report, tokenizer, chat), file=sys.stderr)
+        require(report, counts[split], tokenizer, chat, trainer.args.max_length)
+        shares[split] = report.share
+    return shares
 
 
-def chosen_precision(precision: str, device: Any) -> str:
-    """auto -> bf16 on a GPU that has it, 16 on an older one, else 32; "16" needs a GPU."""
-    import torch
+def _check_documents(trainer, tokenizer, form, counts: Mapping[str, int], windowed: bool) -> dict[str, float]:
+    """The same for plain documents: each with one BOS and its end, everything in the loss."""
+    from clarion.trainers.sft_documents import inspect_documents, require_documents
 
-    if precision == "auto":
-        return "32" if device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "16"
-    if precision not in ("32", "16", "bf16"):
-        raise UsageError(f"trainer.precision={precision} is unknown: write auto, 32, 16 or bf16.")
-    if precision == "16" and device.type == "cpu":
-        raise UsageError("trainer.precision=16 needs a GPU; on a CPU use 32 or bf16.")
-    return precision
+    shares = {}
+    for split, count in counts.items():
+        if count:
+            report = inspect_documents(_loader(trainer, split), split, form, count)
+            said = require_documents(report, tokenizer, form, windowed, trainer.args.max_length)
+            print(said, file=sys.stderr)
+            shares[split] = report.share
+    return shares
+
+
+def _loader(trainer, split: str) -> Any:
+    return trainer.get_train_dataloader() if split == "train" else trainer.get_eval_dataloader()
 
 
 def texts(rows: Any) -> Iterator[str]:
@@ -321,7 +330,7 @@ def texts(rows: Any) -> Iterator[str]:
                 yield from (turn["content"] for turn in value)
 
 
-def _rows(dataset: Any, template_args: Mapping[str, Any]) -> Any:
+def _with_template_args(dataset: Any, template_args: Mapping[str, Any]) -> Any:
     # Without this column a template may write today's date into every prompt (Llama 3.2's does).
     if not template_args:
         return dataset
@@ -332,32 +341,3 @@ def _plain(node: Any) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
-
-
-@contextlib.contextmanager
-def _undo_global_state() -> Iterator[None]:
-    """Jobs of one process share it: accelerate's state is a singleton, and its environment variables stay."""
-    before = {key: value for key, value in os.environ.items() if key.startswith("ACCELERATE_")}
-    try:
-        yield
-    finally:
-        for key in [k for k in os.environ if k.startswith("ACCELERATE_")]:
-            del os.environ[key]
-        os.environ.update(before)
-        with contextlib.suppress(ImportError):
-            from accelerate.state import AcceleratorState, GradientState
-
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
-
-
-@contextlib.contextmanager
-def _same_random_state() -> Iterator[None]:
-    import numpy as np
-    import torch
-
-    python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy_state)

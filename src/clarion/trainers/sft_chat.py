@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from clarion.errors import DataError, UsageError
 
 _QUESTION, _ANSWER = "Is the foveal pit present?", "Yes, it is."
@@ -40,14 +42,20 @@ def render(
 def chat_format(tokenizer: Any, template_args: Mapping[str, Any] | None = None) -> ChatFormat:
     """Learn the format by rendering a small conversation.
 
-    Raises UsageError for a tokenizer without a template, DataError for a template that does not end the assistant's
-    turn with a special token (the model could never learn to stop)."""
+    Raises UsageError for a tokenizer without a template, DataError for a template that breaks, or that does not end the
+    assistant's turn with a special token (the model could never learn to stop)."""
     if not tokenizer.chat_template:
         raise UsageError("the tokenizer has no chat template; set model.template=llama3 or a .jinja file.")
     kwargs = dict(template_args or {})
     user, assistant = {"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}
-    bare, opened = render(tokenizer, [user], kwargs), render(tokenizer, [user], kwargs, generate=True)
-    whole = render(tokenizer, [user, assistant], kwargs)
+    try:
+        bare, opened = render(tokenizer, [user], kwargs), render(tokenizer, [user], kwargs, generate=True)
+        whole = render(tokenizer, [user, assistant], kwargs)
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template cannot write a question and its answer ({error}): mend it, or set "
+            "model.template=llama3."
+        ) from error
     turn = whole[common_prefix(whole, opened) :]
     special = special_ids(tokenizer)
     stops = [k for k, token in enumerate(turn) if token in special]
@@ -122,3 +130,5 @@ def use_pad(tokenizer: Any, pad_token: str | None) -> None:
     elif tokenizer.pad_token is None:
         reserved = "<|finetune_right_pad_id|>"
         tokenizer.pad_token = reserved if reserved in vocabulary else tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UsageError("the tokenizer has neither a padding nor an end token; name one: model.pad_token=TOKEN.")

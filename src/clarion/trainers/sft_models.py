@@ -21,6 +21,7 @@ from transformers import (
 from clarion.data.cache import build_once
 from clarion.errors import UsageError
 from clarion.trainers.sft_chat import use_pad, use_template
+from clarion.trainers.sft_lora import lora_config
 from clarion.trainers.sft_weights import Weights, check_architecture, find_weights
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ LLAMA3_TOKENS = (
     "<|eot_id|>",
     "<|finetune_right_pad_id|>",
 )
-LORA_DEFAULTS = {"r": 16, "alpha": 16, "dropout": 0.0, "target_modules": "all-linear", "dora": False}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -173,28 +173,6 @@ def quantization_config(model: Mapping[str, Any], device: torch.device) -> Any:
     )
 
 
-def lora_config(model: Mapping[str, Any]) -> Any:
-    """peft.LoraConfig from model.lora {r, alpha, dropout, target_modules, dora}, or None for full fine-tuning."""
-    lora = model.get("lora")
-    if lora is None:
-        return None
-    unknown = sorted(set(lora) - set(LORA_DEFAULTS))
-    if unknown:
-        raise UsageError(f"model.lora has no {', '.join(unknown)}; it has {', '.join(LORA_DEFAULTS)}.")
-    from peft import LoraConfig
-
-    chosen = LORA_DEFAULTS | dict(lora)
-    return LoraConfig(
-        r=chosen["r"],
-        lora_alpha=chosen["alpha"],
-        lora_dropout=chosen["dropout"],
-        target_modules=chosen["target_modules"],
-        use_dora=chosen["dora"],
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-
 def weight_dtype(model: Mapping[str, Any], precision: str) -> torch.dtype:
     """The dtype of the weights in memory: model.dtype, or (auto) bfloat16 for a frozen base in bf16, else float32."""
     wanted = str(model.get("dtype") or "auto")
@@ -211,7 +189,7 @@ def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(architecture(model, trained_here))
         total = network.num_parameters()
-        config = lora_config(model)
+        config = lora_config(model, network)
         if config is None:
             return {"total": total, "lora": 0}
         from peft import get_peft_model
@@ -238,6 +216,8 @@ def reload(checkpoint: Path, record: Mapping[str, Any], dtype: torch.dtype, devi
             check_architecture(model.get("architecture"), weights)
             folder = converted(weights)
         base = read_folder(folder, dtype, quantization_config(model, device), device)
+        if len(tokenizer) > base.get_input_embeddings().num_embeddings:  # the adapter holds the new rows
+            base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         network = PeftModel.from_pretrained(base, checkpoint, local_files_only=True)
     if record["model"].get("quantization") is None:  # a quantised base was put on its device as it was read
         network = network.to(device)

@@ -105,6 +105,8 @@ def _checked(path: Path, where: str, source: str) -> Weights:
     if not path.is_dir():
         what = "is neither a folder nor a .gguf file" if path.exists() else "does not exist"
         raise UsageError(f"{where} {path} {what}: give a folder with config.json and *.safetensors, or a .gguf file.")
+    if not (path / "config.json").is_file() and (path / "adapter_config.json").is_file():
+        raise UsageError(f"{where}: {path} holds an adapter, no model: merge it first (clarion merge RUN --out DIR).")
     if not (path / "config.json").is_file():
         raise UsageError(f"{where}: {path} has no config.json, so it is no model folder in the transformers layout.")
     if not list(path.glob("*.safetensors")):

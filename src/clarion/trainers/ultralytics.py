@@ -7,19 +7,26 @@ Ultralytics is AGPL-3.0.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clarion.errors import UsageError
+from clarion.errors import DataError, UsageError
+from clarion.record import write_atomic
 from clarion.trainers import ultralytics_setup
 from clarion.trainers.base import Run
 from clarion.trainers.plain import plain
+from clarion.trainers.states import forget_all
 
 if TYPE_CHECKING:
     from clarion.trainers.ultralytics_predictor import DetectionPredictor
+
+log = logging.getLogger(__name__)
 
 # Settings of the library that something else in the config decides, and what to write instead.
 DECIDED_ELSEWHERE = {
@@ -27,7 +34,7 @@ DECIDED_ELSEWHERE = {
     "amp": "trainer.precision", "half": "trainer.precision", "quantize": "trainer.precision",
     "model": "model", "pretrained": "model.weights", "data": "data", "resume": "resume",
     "project": "runs_dir", "name": "runs_dir", "save_dir": "runs_dir", "exist_ok": "resume",
-    "task": "model", "mode": "eval.py", "save": None, "cfg": None, "distill_model": None,
+    "task": "model", "mode": "eval.py", "save": None, "save_period": None, "cfg": None, "distill_model": None,
 }  # fmt: skip
 VOID_UNDER_AUTO = ("lr0", "momentum", "warmup_bias_lr")
 
@@ -72,6 +79,21 @@ def default_workers(device: str) -> int:
     return min(8, max(cpus - 1, 0)) if device.startswith("cuda") else 0
 
 
+@contextmanager
+def readable_images() -> Iterator[None]:
+    """An image that turns unreadable while it is trained on: a sentence, and its name stays off the record."""
+    try:
+        yield
+    except FileNotFoundError as error:  # raised in a loader process too, where its text holds a whole trace
+        found = re.search(r"Image Not Found (.+)", str(error))
+        if not found:
+            raise
+        fix = "restore it, then the same command with resume=true goes on from the last whole epoch"
+        failed = DataError(f"{Path(found.group(1).strip())} became unreadable during the training: {fix}.")
+        failed.recorded = f"An image became unreadable during the training: {fix}."
+        raise failed from error
+
+
 class UltralyticsTrainer:
     """Trains and loads detectors: ultralytics' YOLOv8 and YOLO11, and clarion.detectors' original YOLOv5.
 
@@ -87,24 +109,35 @@ class UltralyticsTrainer:
         self.device, self.precision, self.name = device, precision, name
 
     def fit(self, run: Run) -> Path:
-        """Train; return `checkpoints/best`. With run.resume, continue from `checkpoints/last.pt` if there is one."""
+        """Train; return `checkpoints/best`. With run.resume, go on from the last whole state in `checkpoints/resume`
+        and end as if the training had never stopped (see ultralytics_state)."""
         ultralytics_setup.prepare()
-        finished = run.checkpoints / "training.json"
-        best, last = run.checkpoints / "best", run.checkpoints / "last.pt"
+        finished, best = run.checkpoints / "training.json", run.checkpoints / "best"
+        overrides = self.overrides(run)
+
+        from clarion.trainers import ultralytics_checkpoint, ultralytics_state
+        from clarion.trainers.ultralytics_training import RecordedDetectionTrainer, states_of
+
+        ultralytics_checkpoint.finish_replacing(best)
         if run.resume and finished.is_file() and best.is_dir():
             return best
-        overrides = self.overrides(run, resume=last if run.resume and last.is_file() else None)
-
-        from clarion.trainers.ultralytics_training import RecordedDetectionTrainer
-
-        with ultralytics_setup.offline_training():
-            trainer = RecordedDetectionTrainer(run, self.model, overrides)
-            trainer.train()
-        record = {"finished": True, "epochs": trainer.epoch + 1, "optimizer": trainer.args.optimizer,
-                  "lr0": float(trainer.args.lr0), "batch_size": trainer.batch_size}
-        finished.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        last.unlink(missing_ok=True)  # a finished training cannot be continued, and best/ holds its result
-        shutil.rmtree(trainer.save_dir / "weights", ignore_errors=True)
+        if not run.resume:
+            forget_all(states_of(run))
+        state = ultralytics_state.read_newest(states_of(run))
+        if state and not state.facts["ended"]:
+            log.info("going on after epoch %d of %d", state.facts["epochs"], self.epochs)
+            overrides["batch"] = state.facts["batch_size"]  # which the library halves where memory is too small
+        if not (state and state.facts["ended"]):
+            with ultralytics_setup.offline_training(), readable_images():
+                trainer = RecordedDetectionTrainer(run, self.model, overrides, state)
+                trainer.train()
+            state = ultralytics_state.read_newest(states_of(run))
+        done, chosen = state.facts, state.facts["optimizer"]
+        record = {"finished": True, "epochs": done["epochs"], "optimizer": chosen["name"], "lr0": chosen["lr0"],
+                  "batch_size": done["batch_size"]}
+        write_atomic(finished, json.dumps(record, indent=1))
+        forget_all(states_of(run))  # a finished training cannot be continued, and best/ holds its result
+        shutil.rmtree(run.work / "ultralytics" / "weights", ignore_errors=True)
         return best
 
     def check(self) -> None:
@@ -145,7 +178,7 @@ class UltralyticsTrainer:
             workers=default_workers(device), **limits,
         )  # fmt: skip
 
-    def overrides(self, run: Run, resume: Path | None = None) -> dict[str, Any]:
+    def overrides(self, run: Run) -> dict[str, Any]:
         """Everything handed to DetectionTrainer; UsageError on settings it would refuse or silently ignore."""
         self.check()
         device = map_device(self.device)
@@ -156,7 +189,7 @@ class UltralyticsTrainer:
             "data": str(run.data.yolo_yaml()), "epochs": self.epochs, "batch": self.batch_size,
             "device": device, "amp": map_precision(self.precision, device), "seed": self.seed,
             "save_dir": str((run.work / "ultralytics").resolve()), "exist_ok": True, "save": True,
-            "resume": str(resume) if resume else False,
+            "resume": False,
         }  # fmt: skip
 
     def check_args(self) -> None:

@@ -84,6 +84,13 @@ def save(folder: Path, model: torch.nn.Module, description: dict[str, Any]) -> N
     shutil.rmtree(old, ignore_errors=True)
 
 
+def finish_replacing(folder: Path) -> None:
+    """What `save` had half done when it was killed: where the old checkpoint is set aside already, it comes back."""
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir() and not folder.is_dir():
+        os.replace(old, folder)
+
+
 def load(folder: Path, allowed_class: str | None = None) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Rebuild the network that `save` wrote: (model in eval mode on the CPU, the content of network.json).
 

@@ -1,17 +1,20 @@
-"""The library's own detection trainer, with three changes: whose networks, whose callbacks, whose final artefact."""
+"""The library's own detection trainer; whose networks, whose callbacks and whose files are changed here."""
 
 from __future__ import annotations
 
-import os
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import RandomSampler
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.utils.torch_utils import unwrap_model
 
+from clarion.errors import ClarionError
 from clarion.trainers import ultralytics_checkpoint as checkpoint
+from clarion.trainers import ultralytics_state
 from clarion.trainers.base import Run
 
 LOGGED_AS = {
@@ -23,42 +26,110 @@ LOGGED_AS = {
 class RecordedDetectionTrainer(DetectionTrainer):
     """DetectionTrainer that builds the configured network, logs to `run.tracker` and writes into `run.checkpoints`.
 
-    run: the run; network: the `model` config (network, network_class, weights); overrides: the library's arguments.
+    run: the run; network: the `model` config (network, network_class, weights); overrides: the library's arguments;
+    state: where an earlier process stopped. The library's own resuming is not used: it loses too much.
     """
 
-    def __init__(self, run: Run, network: dict[str, Any], overrides: dict[str, Any]):
-        self.run, self.network = run, network
+    def __init__(
+        self, run: Run, network: dict[str, Any], overrides: dict[str, Any],
+        state: ultralytics_state.TrainingState | None = None,
+    ):  # fmt: skip
+        self.run, self.network, self.state = run, network, state
         self.threads = torch.get_num_threads()  # the library goes down to one when it seeds
+        self.nominal_accumulate, self.last_step, self.batches_seen, self.in_epoch = 1, -1, -1, False
+        results = Path(overrides["save_dir"]) / "results.csv"  # the library deletes it, and plots it at the end
+        known = state is not None and results.exists()
+        self.earlier_results = results.read_text(encoding="utf-8").splitlines(True) if known else []
         super().__init__(overrides=overrides)
 
     def run_callbacks(self, event: str) -> None:
-        """Only the two things recorded here happen; the library's integrations (trackers, cloud, statistics) do not."""
+        """Only what is recorded here happens; the library's integrations (trackers, cloud, statistics) do not."""
         if event == "on_train_start":
             torch.set_num_threads(self.threads)
-        elif event == "on_fit_epoch_end":
-            self.run.tracker.log(self.epoch_metrics(), step=self.epoch + 1)
+        elif event == "on_train_epoch_start":
+            self.begin_epoch()
+        elif event == "on_train_batch_start":
+            self.batches_seen += 1
         elif event == "on_model_save" and self.best_fitness == self.fitness:
             checkpoint.save(self.run.checkpoints / "best", self.ema.ema, self.description())
+        elif event == "on_fit_epoch_end":
+            self.run.tracker.log(self.epoch_metrics(), step=self.epoch + 1)
+            ultralytics_state.write(states_of(self.run), self)
+
+    # ---- when an optimiser step is due ---------------------------------------------------------------------
+
+    # The library steps every `accumulate` batches, also over the end of an epoch, and keeps the batch of the last
+    # step in a local variable. Its loop is told here that each batch is due, and optimizer_step() decides.
+
+    @property
+    def accumulate(self) -> int:
+        return 1 if self.in_epoch else self.nominal_accumulate
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self.nominal_accumulate = batches
+
+    def begin_epoch(self) -> None:
+        self.batches_seen, self.in_epoch = self.epoch * len(self.train_loader) - 1, True
+        if self.state is not None:
+            ultralytics_state.restore_random(self, self.state)
+            self.state = None
+
+    def optimizer_step(self) -> None:
+        if self.batches_seen - self.last_step >= self.nominal_accumulate:
+            super().optimizer_step()
+            self.last_step = self.batches_seen
+
+    # ---- what the library does otherwise -------------------------------------------------------------------
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Go on where `state` was taken."""
+        if self.state is not None:
+            ultralytics_state.restore(self, self.state)
+            self.csv.write_text("".join(self.earlier_results[: self.start_epoch + 1]), encoding="utf-8")
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Stop a training that diverged (the library would repeat the epoch three times, from half the state)."""
+        tensors = [*unwrap_model(self.model).state_dict().values(), *self.ema.ema.state_dict().values()]
+        lost = [math.isfinite(float(self.loss)) or self.scaler.is_enabled()]  # a scaled step with NaN is left out
+        lost += [self.fitness is None or math.isfinite(self.fitness)]
+        if all(lost) and all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point()):
+            return False
+        kept = f"; what was learned in {epoch} epochs is kept in {self.run.checkpoints.name}" if epoch else ""
+        raise ClarionError(
+            f"The training diverged in epoch {epoch + 1} (its loss or weights are no finite numbers){kept}: take a "
+            "lower learning rate (+trainer.args.optimizer=AdamW +trainer.args.lr0=0.0005) or trainer.precision=32."
+        )
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True):
-        """A new network of the configured class; on resume `cfg` is the structure stored in last.pt."""
+        """A new network of the configured class, with its start weights."""
         nc, channels = self.data["nc"], self.data["channels"]
-        structure = cfg if isinstance(cfg, dict) else self.network["network"]
-        model = checkpoint.build_network(structure, self.network.get("network_class"), nc, channels)
+        model = checkpoint.build_network(self.network["network"], self.network.get("network_class"), nc, channels)
         model.names = self.data["names"]
-        if weights is not None:  # resume
-            model.load(weights)
-        elif self.network.get("weights"):
+        if self.network.get("weights") and self.state is None:
             checkpoint.load_start_weights(model, self.network["weights"])
         return model
 
     def _build_train_pipeline(self) -> None:
-        """Before the first step, let a network with anchors check them against the labels (model.auto_anchor)."""
+        """Restartable order of images; before the first step, let a network with anchors check them (auto_anchor)."""
+        self.in_epoch, self.last_step = False, -1  # the library comes back here when a GPU's memory is too small
         super()._build_train_pipeline()
+        self._use_epoch_order()
         model = unwrap_model(self.model)
-        wanted = hasattr(model.model[-1], "adapt") and self.network.get("auto_anchor", True) and not self.resume
+        wanted = hasattr(model.model[-1], "adapt") and self.network.get("auto_anchor", True) and self.state is None
         if wanted and not self.train_loader.dataset.rect:  # with rect=True the library forgets the image shapes
-            model.model[-1].adapt(self.object_sizes(), seed=int(self.args.seed))
+            with ultralytics_state.undisturbed_random():
+                model.model[-1].adapt(self.object_sizes(), seed=int(self.args.seed))
+
+    def _use_epoch_order(self) -> None:
+        loader = self.train_loader
+        batches = loader.batch_sampler.sampler  # below the library's endless repetition
+        if isinstance(batches.sampler, RandomSampler):  # rect=True takes the images as they come
+            first = self.state.facts["epochs"] if self.state else self.start_epoch
+            closing = max(self.epochs - self.args.close_mosaic, 0) if self.args.close_mosaic else None
+            batches.sampler = ultralytics_state.EpochOrder(
+                len(loader.dataset), loader.batch_size, loader.generator.initial_seed(), first, closing
+            )
 
     def object_sizes(self) -> np.ndarray:
         """Width, height in px of all training objects at the training image size, [n, 2]."""
@@ -86,13 +157,8 @@ class RecordedDetectionTrainer(DetectionTrainer):
         return {LOGGED_AS.get(name, name): float(value) for name, value in metrics.items()}
 
     def save_model(self) -> bool:
-        """The library's last.pt, for resuming, in run.checkpoints; a kill leaves the old file or the new, not half."""
-        final = self.run.checkpoints / "last.pt"
-        self.last = final.with_name("last.pt.partial")
-        saved = super().save_model()
-        os.replace(self.last, final)
-        self.last = final
-        return saved
+        """Nothing of the library's: run_callbacks keeps the best weights and the state to resume from."""
+        return True
 
     def description(self) -> dict[str, Any]:
         """What beside the weights is needed to rebuild this network, and what it was trained to."""
@@ -103,3 +169,8 @@ class RecordedDetectionTrainer(DetectionTrainer):
             "epoch": self.epoch + 1,
             "fitness": None if self.fitness is None else float(self.fitness),
         }
+
+
+def states_of(run: Run) -> Path:
+    """The folder of the states to resume from."""
+    return run.checkpoints / "resume"

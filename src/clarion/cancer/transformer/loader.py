@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -41,12 +43,17 @@ class SurvivalTables(L.LightningDataModule):
     train, val: cohorts that share no patient (DataError). genes: tokens of each modality, those of smallest q in any
     cancer of the training patients (pairs.top_genes); null: all. modalities: tokens are made of. bins, horizons
     (months): of the heads; the five-year head's horizon is the last. coefficients=false: values alone, all
-    coefficients 0, to see what the pairs bring. options: of cox.fit."""
+    coefficients 0, to see what the pairs bring. options: of cox.fit.
+
+    start: a checkpoint to go on from. Its facts are kept whole: genes, scaling, time bins, coefficients. Refitted genes
+    would be other tokens than those its weights know, and a coefficient of d events has a standard error of about
+    1 / sqrt(d) (0.5 with 4, 0.2 with 25), as large as most effects: a cancer new to the checkpoint stays "unknown" to
+    it, with the pan-cancer mean coefficients, and training adapts the weights that stand for it."""
 
     def __init__(
         self, train: Cohort, val: Cohort, batch_size: int, seed: int = 0, genes: int | None = 200, num_workers: int = 0,
         modalities: Sequence[str] = ("rna",), bins: int = 8, horizons: Sequence[float] = (36, 60),
-        coefficients: bool = True, **options: Any,
+        coefficients: bool = True, start: str | Path | None = None, **options: Any,
     ):  # fmt: skip
         super().__init__()
         if not len(train) or not len(val):
@@ -57,11 +64,24 @@ class SurvivalTables(L.LightningDataModule):
             raise UsageError("model.datamodule: bins must be at least 1 and horizons above 0 months.")
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.tables: dict[str, LookupTable] = {}
+        if start is not None:
+            facts = started_facts(Path(start), train)
+        else:
+            facts = self._fitted_facts(train, val, genes, modalities, bins, horizons, coefficients, options)
+        encoder = Encoder(facts)
+        self.splits = {"train": self._arrays(train, encoder), "val": self._arrays(val, encoder)}
+        outcome = (self.splits["train"][name] for name in ("place", "share", "event", "label", "weight"))
+        if start is None:
+            facts = replace(facts, base=group_logits(*outcome, len(facts.edges) - 1))
+        self.facts: dict[str, Any] = facts.as_dict()
+
+    def _fitted_facts(self, train, val, genes, modalities, bins, horizons, coefficients, options) -> Facts:
+        """Everything that is learned on the training patients but `base`; fills `tables`."""
         made = [self._modality(train, val, m, genes, coefficients, options) for m in modalities]
         age = train.clinical["age"].to_numpy(np.float64)
         age = age[np.isfinite(age)]
         horizons = sorted(float(h) for h in horizons)
-        facts = Facts(
+        return Facts(
             genes=[g for part in made for g in part["genes"]],
             columns={m: train.omics[m].shape[1] for m in modalities},
             positions=[int(k) for part in made for k in part["positions"]],
@@ -75,11 +95,6 @@ class SurvivalTables(L.LightningDataModule):
             trained_on={"patients": len(train), "events": int(train.event.sum()),
                         "tables": {m: table.digest for m, table in self.tables.items()}},
         )  # fmt: skip
-        encoder = Encoder(facts)
-        self.splits = {"train": self._arrays(train, encoder), "val": self._arrays(val, encoder)}
-        outcome = (self.splits["train"][name] for name in ("place", "share", "event", "label", "weight"))
-        facts = replace(facts, base=group_logits(*outcome, len(facts.edges) - 1))
-        self.facts: dict[str, Any] = facts.as_dict()
 
     def _modality(self, train, val, modality, genes, coefficients, options) -> dict[str, Any]:
         """Scaling, table, genes and coefficient rows of one modality, all learned on `train`."""
@@ -142,6 +157,30 @@ class SurvivalTables(L.LightningDataModule):
             Patients(self.splits[split]), self.batch_size, shuffle=shuffle, num_workers=self.num_workers,
             collate_fn=whole, persistent_workers=self.num_workers > 0, pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
+
+
+def started_facts(start: Path, train: Cohort) -> Facts:
+    """The facts of a checkpoint (its folder, or a file in it) for patients of `train`. UsageError where there are none,
+    DataError where these patients lack genes that it knows."""
+    path = (start if start.is_dir() else start.parent) / "model.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))["facts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"model.weights={start}: a checkpoint's model.json belongs beside its weights; give init_from.weights=RUN."
+        ) from None
+    facts = Facts.of(described)
+    columns, positions = {}, []
+    for gene in facts.genes:
+        modality, name = gene.split(":", 1)
+        known = columns.setdefault(modality, train.omics[modality].columns if modality in train.omics else pd.Index([]))
+        positions.append(known.get_loc(name) if name in known else -1)
+    if absent := [g for g, at in zip(facts.genes, positions, strict=True) if at < 0]:
+        raise DataError(f"{len(absent)} of the {len(facts.genes)} genes of the start model are not in these data "
+                        f"({', '.join(absent[:5])}); bring them, or train from scratch.")  # fmt: skip
+    after = {"continued_on": {"patients": len(train), "events": int(train.event.sum())}}
+    lengths = {modality: len(known) for modality, known in columns.items()}
+    return replace(facts, columns=lengths, positions=positions, trained_on={**facts.trained_on, **after})
 
 
 def whole(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -94,17 +94,24 @@ class SurvivalModule(L.LightningModule):
             return []
         with torch.inference_mode():
             logits = self(self.batch(samples)).float()
-        facts = self.encoder.facts
+        facts, risk = self.encoder.facts, self._risk(logits)
         if self.head == "hazard":
-            risk, times = hazard_risk(logits), [float(t) for t in facts.horizons]
+            times = [float(t) for t in facts.horizons]
             survival = survival_at(logits, facts.edges, times)
         else:
-            risk, times = logits[:, 0], [float(facts.horizons[-1])]
+            times = [float(facts.horizons[-1])]
             survival = torch.sigmoid(-logits)
         return [
             {"risk": float(r), "survival": [float(v) for v in s], "times": list(times)}
             for r, s in zip(risk.cpu(), survival.cpu(), strict=True)
         ]
+
+    def risk(self, batch: Batch) -> torch.Tensor:
+        """[B], differentiable; higher is worse: log cumulative hazard, or the logit of death of the five-year head."""
+        return self._risk(self(batch).float())
+
+    def _risk(self, logits: torch.Tensor) -> torch.Tensor:
+        return hazard_risk(logits) if self.head == "hazard" else logits[:, 0]
 
     def embed(self, samples: Sequence[Sample]) -> np.ndarray:
         """float32 [n, width]: the layer before the last."""

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
+from clarion.cancer.features import gene_places
 from clarion.cancer.pairs import NONE
 from clarion.errors import DataError, UsageError
 from clarion.samples import Sample
@@ -115,19 +116,29 @@ class Encoder:
         self.parts = [(m, np.flatnonzero(modality == m)) for m in facts.columns]
         self.positions = {m: positions[at] for m, at in self.parts}
         self.names = {m: names[at] for m, at in self.parts}
+        self._places: dict[str, tuple[Sequence[str], np.ndarray]] = {}  # of the last patient's names: a table's are one
 
-    def values(self, omics: Mapping[str, Any], who: str = "A sample") -> np.ndarray:
-        """Unscaled float32 [p], NaN missing. omics: modality -> array in the training cohort's order of genes, or a
-        Series or mapping by gene name. A modality that is absent is missing; DataError on an array of other length."""
+    def values(
+        self, omics: Mapping[str, Any], who: str = "A sample", genes: Mapping[str, Sequence[str]] | None = None
+    ) -> np.ndarray:
+        """Unscaled float32 [p], NaN missing. omics: modality -> array, or a Series or mapping by gene name; genes:
+        modality -> the names of an array's columns, where they are known: then they are found by name, in any order.
+        A nameless array is in the training cohort's order. A modality or gene that is absent is missing; DataError on
+        a nameless array of other length, and on names that are others than those of the training."""
         row = np.full(len(self.facts.genes), np.nan, np.float32)
         for modality, at in self.parts:
             given = omics.get(modality)
             if given is None:
                 continue
             if isinstance(given, (Mapping, pd.Series)):
+                named = [*given.keys()]
+                gene_places(named, self.names[modality], self.positions[modality], modality, who)
                 row[at] = [given.get(name, np.nan) for name in self.names[modality]]
                 continue
             given = np.asarray(given, np.float32)
+            if (named := (genes or {}).get(modality)) is not None:
+                row[at] = self._named(given, named, modality, who)
+                continue
             expected = self.facts.columns[modality]
             if given.shape != (expected,):
                 raise DataError(
@@ -137,6 +148,16 @@ class Encoder:
             row[at] = given[self.positions[modality]]
         row[~np.isfinite(row)] = np.nan
         return row
+
+    def _named(self, given: np.ndarray, named: Sequence[str], modality: str, who: str) -> np.ndarray:
+        """The model's genes of an array whose columns have names [n of them]; NaN where there is no such column."""
+        if given.shape != (len(named),):
+            raise DataError(f"{who} has {given.size} values of {modality} for {len(named)} gene names: give one each.")
+        known, place = self._places.get(modality, (None, None))
+        if known is not named:
+            place = gene_places(named, self.names[modality], self.positions[modality], modality, who)
+            self._places[modality] = (named, place)
+        return np.where(place < 0, np.float32(np.nan), given[place])
 
     def table(
         self, values: np.ndarray, cancer: Sequence[str], age: Sequence[float], sex: Sequence[str]
@@ -164,7 +185,7 @@ class Encoder:
             given = sample.inputs
             if not isinstance(given.get("omics"), Mapping):
                 raise DataError(f"Sample {sample.sample_id} lacks omics: a survival model needs {{modality: values}}.")
-            values.append(self.values(given["omics"], f"Sample {sample.sample_id}"))
+            values.append(self.values(given["omics"], f"Sample {sample.sample_id}", given.get("genes")))
             cancer.append(given.get("cancer") or "")
             years = given.get("age")
             age.append(np.nan if years is None else float(years))

@@ -1,0 +1,256 @@
+"""Does an evaluated item stand in the training texts? Exact copies, shared runs of 13 words, near copies.
+
+Three tests, each of them usual for language models: equality of the normalised text (case, punctuation and white space
+set aside); a common 13-gram of words (Brown et al. 2020, arXiv 2005.14165, appendix C), where 13-grams of more than ten
+training documents are boilerplate and do not count, as there (in sets below 200 documents: of more than 5 % of them);
+and an estimated Jaccard similarity of word trigrams of 0.8 or more (MinHash). An index holds 64-bit hashes and
+signatures only, never text. Paragraphs (blank lines between) are hashed one by one, so that a question is found inside
+a document, and no 13-gram crosses from one to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clarion.errors import DataError
+from clarion.llm.text_hashes import (
+    PERMUTATIONS,
+    SHINGLE,
+    NearTexts,
+    WordHashes,
+    ngrams,
+    shingles,
+    signatures,
+    text_hash,
+    words,
+)
+
+N = 13  # words of a window
+BOILERPLATE = 10  # a window of more training documents than this is a common phrase,
+SMALL_BOILERPLATE = 0.05  # in small sets of more than this share of them (but at least of three documents)
+NEAR = 0.8  # Jaccard of a near copy
+LONG = 5000  # words; no question comes near the Jaccard of a longer text, so it has no signature
+FORMAT = "clarion-train-index-1"
+_BUFFER = 2_000_000  # windows held before they are sorted and counted
+_ARRAYS = ("exact", "grams", "documents", "signatures")
+
+
+def paragraphs(text: str) -> list[list[str]]:
+    """The words of each paragraph that has any; the first one of an item is its question."""
+    return [found for part in text.split("\n\n") if (found := words(part))]
+
+
+@dataclass(frozen=True)
+class TrainIndex:
+    """exact: hashes of texts and paragraphs; grams: of windows, documents: how many hold each (at most 255);
+    signatures: uint32 [n, PERMUTATIONS]; sorted but for the signatures. about: sources and counts, for records."""
+
+    exact: np.ndarray
+    grams: np.ndarray
+    documents: np.ndarray
+    signatures: np.ndarray
+    about: dict[str, Any]
+
+    @classmethod
+    def build(cls, texts: Iterable[tuple[str, str]], source: Mapping[str, Any] | None = None) -> TrainIndex:
+        """(document, text), streamed: memory holds hashes (9 bytes a window, 512 a signature), and one text.
+
+        source: what the record says of the texts (run, data set, fingerprint). Raises DataError where there is none."""
+        hashed, counts = WordHashes(), {"texts": 0, "words": 0, "without_signature": 0}
+        exact: set[int] = set()
+        windows = _Windows()
+        numbers: dict[str, int] = {}
+
+        def sets() -> Iterable[np.ndarray]:
+            for document, text in texts:
+                parts = paragraphs(text)
+                if not parts:
+                    continue
+                number = numbers.setdefault(document, len(numbers))
+                whole = [word for part in parts for word in part]
+                counts["texts"] += 1
+                counts["words"] += len(whole)
+                exact.add(text_hash(whole))
+                for part in parts:
+                    exact.add(text_hash(part))
+                    windows.add(ngrams(hashed(part), N), number)
+                if len(whole) <= LONG:
+                    yield shingles(hashed(whole))
+                    if len(parts) > 1:
+                        yield shingles(hashed(parts[0]))
+                else:
+                    counts["without_signature"] += 1
+
+        made = signatures(sets())
+        if not counts["texts"]:
+            raise DataError("there are no training texts to index.")
+        grams, documents = windows.finish()
+        about = {"sources": [dict(source or {}) | counts | {"documents": len(numbers)}]}
+        return cls(np.array(sorted(exact), np.uint64), grams, documents, np.unique(made, axis=0), about)
+
+    @property
+    def boilerplate(self) -> int:
+        """A window of more documents than this does not count."""
+        documents = sum(source.get("documents", 0) for source in self.about["sources"])
+        return min(BOILERPLATE, max(2, int(SMALL_BOILERPLATE * documents)))
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+
+    def merge(self, other: TrainIndex) -> TrainIndex:
+        """Both trainings, such as a run and the one it started from."""
+        grams, documents = _merged((self.grams, self.documents), (other.grams, other.documents))
+        return TrainIndex(
+            np.union1d(self.exact, other.exact),
+            grams,
+            documents,
+            np.unique(np.concatenate([self.signatures, other.signatures]), axis=0),
+            {"sources": [*self.about["sources"], *other.about["sources"]]},
+        )
+
+    def save(self, folder: Path) -> None:
+        """hashes.npz and index.json, renamed into place when whole."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            np.savez_compressed(partial / "hashes.npz", **{name: getattr(self, name) for name in _ARRAYS})
+            about = {"format": FORMAT, "n": N, "shingle": SHINGLE, "memory_bytes": self.memory_bytes, **self.about}
+            (partial / "index.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+            partial.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, folder: Path) -> TrainIndex:
+        """An index that `save` wrote; DataError for anything else (arrays are read without pickle)."""
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            if about.pop("format") != FORMAT or (about.pop("n"), about.pop("shingle")) != (N, SHINGLE):
+                raise ValueError("another format")
+            about.pop("memory_bytes")
+            with np.load(folder / "hashes.npz", allow_pickle=False) as file:
+                arrays = {name: file[name] for name in _ARRAYS}
+            if arrays["signatures"].ndim != 2 or arrays["signatures"].shape[1] != PERMUTATIONS:
+                raise ValueError("signatures of another length")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{folder} is no index of training texts that this version reads ({error}).") from None
+        return cls(**arrays, about=about)
+
+    def overlap(self, items: Iterable[tuple[str, str]]) -> pd.DataFrame:
+        """(id, text) -> one row each, in their order: sample_id, exact, ngram13, minhash (bool), jaccard (estimated, of
+        the nearest training text), ngram_share (of its windows that training holds), boilerplate (only common windows
+        are shared), short (it has no window of 13 words, so ngram13 says whether the whole text or question is there).
+
+        The question alone (first paragraph) counts like the whole item in `exact` and `minhash`."""
+        hashed = WordHashes()
+        rows: list[dict[str, Any]] = []
+        sets: list[np.ndarray] = []
+        for identifier, text in items:
+            parts = paragraphs(text)
+            whole = [word for part in parts for word in part]
+            grams = np.concatenate([ngrams(hashed(part), N) for part in parts] or [np.empty(0, np.uint64)])
+            hit, common = self._known(grams)
+            exact = bool(parts) and self._exact(parts[0], whole)
+            rows.append(
+                {
+                    "sample_id": identifier,
+                    "exact": exact,
+                    "ngram13": bool((hit & ~common).any()) if len(grams) else exact,
+                    "ngram_share": float((hit & ~common).mean()) if len(grams) else 0.0,
+                    "boilerplate": bool(common.any() and not (hit & ~common).any()),
+                    "short": not len(grams),
+                }
+            )
+            sets += [shingles(hashed(whole)), shingles(hashed(parts[0] if parts else []))]
+        columns = ["sample_id", "exact", "ngram13", "minhash", "jaccard", "ngram_share", "boilerplate", "short"]
+        if not rows:
+            return pd.DataFrame(columns=columns)
+        table = pd.DataFrame(rows)
+        filled = np.array([len(s) > 0 for s in sets])
+        jaccard = np.zeros(len(sets))
+        if filled.any():
+            made = signatures(s for s in sets if len(s))
+            jaccard[filled] = NearTexts(self.signatures).best(made)[1]
+        table["jaccard"] = jaccard.reshape(-1, 2).max(axis=1)
+        table["minhash"] = table["jaccard"] >= NEAR
+        return table[columns]
+
+    def _exact(self, question: Sequence[str], whole: Sequence[str]) -> bool:
+        wanted = np.array([text_hash(question), text_hash(whole)], np.uint64)
+        return bool(np.isin(wanted, self.exact, assume_unique=False).any())
+
+    def _known(self, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(training holds the window, and in so many documents that it is boilerplate), each bool [n]."""
+        if not len(self.grams) or not len(grams):
+            return np.zeros(len(grams), bool), np.zeros(len(grams), bool)
+        place = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        hit = self.grams[place] == grams
+        return hit, hit & (self.documents[place] > self.boilerplate)
+
+
+class _Windows:
+    """Windows with the number of documents that hold each, in bounded buffers merged by size (a log-structured sort).
+
+    A document is counted once a buffer, so one that comes back after millions of windows counts again."""
+
+    def __init__(self) -> None:
+        self.pending: list[tuple[np.ndarray, int]] = []
+        self.held = 0
+        self.runs: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, grams: np.ndarray, document: int) -> None:
+        if len(grams):
+            self.pending.append((grams, document))
+            self.held += len(grams)
+        if self.held >= _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self.pending:
+            return
+        grams = np.concatenate([g for g, _ in self.pending])
+        numbers = np.repeat([d for _, d in self.pending], [len(g) for g, _ in self.pending])
+        self.pending, self.held = [], 0
+        order = np.lexsort((numbers, grams))
+        grams, numbers = grams[order], numbers[order]
+        new = np.ones(len(grams), bool)
+        new[1:] = (grams[1:] != grams[:-1]) | (numbers[1:] != numbers[:-1])
+        self.runs.append(_counted(grams[new], np.ones(int(new.sum()), np.uint8)))
+        while len(self.runs) > 1 and len(self.runs[-2][0]) < 2 * len(self.runs[-1][0]):
+            self.runs[-2:] = [_merged(self.runs[-2], self.runs[-1])]
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        self._flush()
+        while len(self.runs) > 1:
+            self.runs[-2:] = [_merged(self.runs[-2], self.runs[-1])]
+        return self.runs[0] if self.runs else (np.empty(0, np.uint64), np.empty(0, np.uint8))
+
+
+def _merged(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    grams, counts = np.concatenate([a[0], b[0]]), np.concatenate([a[1], b[1]])
+    order = np.argsort(grams, kind="stable")
+    return _counted(grams[order], counts[order])
+
+
+def _counted(grams: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted windows with repeats -> each once, with the sum of its counts (at most 255)."""
+    if not len(grams):
+        return grams, counts
+    starts = np.flatnonzero(np.concatenate([[True], grams[1:] != grams[:-1]]))
+    return grams[starts], np.minimum(np.add.reduceat(counts.astype(np.int64), starts), 255).astype(np.uint8)

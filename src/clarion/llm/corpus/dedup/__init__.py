@@ -1,0 +1,1 @@
+"""Exact and near duplicates: hashed word shingles, MinHash bands to find candidates, their Jaccard index to decide."""

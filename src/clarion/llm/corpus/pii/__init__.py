@@ -1,0 +1,1 @@
+"""Personal information: recognisers by pattern, checksum, list and context, English and Korean; typed replacement."""

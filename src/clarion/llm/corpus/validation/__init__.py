@@ -1,0 +1,1 @@
+"""What the corpus tools are worth, measured where the truth is known."""

@@ -1,0 +1,263 @@
+"""Clinical text with planted personal information, English and Korean, each value's place and kind known.
+
+Sentences are composed here; the values come from sources that the recognisers do not use: English names from the US
+census through the package `names`, Korean names and addresses from Faker (ko_KR), numbers drawn. A slot is written
+<KIND:context>; the context says how hard it is ("running": a name without a label; "lower": typed in lower case).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from clarion.errors import UsageError
+
+ENGLISH = (
+    "Patient name: <NAME:label> DOB: <DATE:birth> MRN: <ID:label>",
+    "<NAME:running> is a <AGE:over 89> year old woman who presented on <DATE:visit> with blurred vision in the left eye.",
+    "Dr. <NAME:title> performed pars plana vitrectomy with membrane peeling on <DATE:visit>.",
+    "I had the pleasure of seeing Mr. <NAME:title> in the retina clinic on <DATE:visit>.",
+    "Thank you for referring <NAME:running>, whom I examined today.",
+    "The patient's daughter, <NAME:relative>, can be reached at <PHONE:label>.",
+    "<NAME:inverted> was admitted through the emergency department with acute angle closure.",
+    "Chart no. <ID:label>, seen by <NAME:credential>, MD.",
+    "Please call <PHONE:plain> or write to <EMAIL:plain> to reschedule.",
+    "<NAME:first only> complained of floaters and flashes since last week.",
+    "spoke with <NAME:lower> about the risks of intravitreal injection.",
+    "Intraocular pressure was 24 mmHg in the right eye; <NAME:running> was started on timolol twice daily.",
+    "Follow-up was arranged for <DATE:visit> at the glaucoma service.",
+    "The patient lives at <ADDRESS:street> and was accompanied by his wife.",
+    "Her Social Security number <SSN:plain> was recorded at registration.",
+    "Insurance policy number <ID:label>; card on file <CARD:plain>.",
+    "Hospital number <ID:label>. Consultant: <NAME:label>. Date of birth <DATE:birth>.",
+    "Images were uploaded from <IP:plain> to <URL:plain> for review.",
+    "Signed: <NAME:label>, ophthalmology resident, <DATE:visit>.",
+    "Dear Dr. <NAME:title>, your patient was last seen on <DATE:visit>.",
+    "<NAME:running>'s visual acuity improved to 20/40 after the third injection.",
+    "History was obtained from <NAME:running> because the patient has dementia.",
+    "Accession number <ID:label>: fluorescein angiography, late leakage in the macula.",
+    "Contact: <EMAIL:plain>, fax <PHONE:label>.",
+    "Discussed with <NAME:running>; the patient agreed to proceed with phacoemulsification.",
+    "Next visit <DATE:short>, dilation needed.",
+    "Case discussed by <NAME:initials> and the on-call team.",
+)
+ENGLISH_PLAIN = (
+    "Slit lamp examination showed Descemet membrane folds and a Krukenberg spindle.",
+    "There was no relative afferent pupillary defect; Amsler grid testing was normal.",
+    "Findings are consistent with Stargardt disease; the fundus shows pisciform flecks.",
+    "OCT showed an epiretinal membrane, Govetto stage 3, with ectopic inner foveal layers.",
+    "Visual acuity was 20/200 in the right eye and 20/25 in the left eye.",
+    "Central subfield thickness decreased from 412 to 287 um after 3 injections.",
+    "Past history includes Parkinson disease, Graves disease and Sjogren syndrome.",
+    "Goldmann applanation tonometry was 16 mmHg and 18 mmHg at 10:30.",
+    "Bowman's layer was disrupted; Vogt's striae and a Fleischer ring were seen.",
+    "The refraction was -2.50 -0.75 x 180 in the right eye.",
+    "Fuchs endothelial dystrophy was noted; endothelial cell count 1250 cells/mm2.",
+    "Smith et al. reported similar outcomes in 45 of 120 eyes (37.5%).",
+    "The Humphrey 24-2 field showed a superior arcuate defect, MD -8.42 dB.",
+    "Aflibercept 2 mg/0.05 mL was injected 3.5 mm from the limbus.",
+)
+KOREAN = (
+    "환자명: <NAME:label> 생년월일: <DATE:birth> 등록번호: <ID:label>",
+    "<NAME:suffix> 환자는 <DATE:visit> 좌안 시력저하를 주소로 내원하였다.",
+    "환자 <NAME:before>은 <DATE:visit> 유리체절제술을 시행받았다.",
+    "주치의 <NAME:before> 교수의 외래에서 경과관찰 중이다.",
+    "보호자 <NAME:before>에게 수술의 위험성을 설명하였다. 연락처 <PHONE:label>.",
+    "<NAME:suffix> 씨는 당뇨망막병증으로 치료받고 있다.",
+    "주민등록번호 <RRN:plain>, 차트번호 <ID:label>.",
+    "<NAME:suffix> 님께서 다음 방문일 <DATE:visit>에 내원하실 예정입니다.",
+    "주소는 <ADDRESS:road>이며 배우자와 함께 거주한다.",
+    "문의는 <EMAIL:plain> 또는 <PHONE:plain>로 연락 바랍니다.",
+    "판독의: <NAME:label> 판독일: <DATE:visit>",
+    "<NAME:running>은 안압이 24 mmHg로 상승하여 점안약을 추가하였다.",
+    "의뢰서를 보내주신 <NAME:suffix> 선생님께 감사드립니다.",
+    "<AGE:over 89>세 남자 환자로 양안 백내장이 있다.",
+    "수술 전 <NAME:running>에게 설명하고 동의서를 받았다.",
+    "<NAME:suffix> 간호사가 <DATE:visit> 활력징후를 측정하였다.",
+    "병원번호 <ID:label>, 보험번호 <ID:label>, 담당의: <NAME:label>.",
+    "어머니 <NAME:before>의 전화번호는 <PHONE:plain>이다.",
+    "카드번호 <CARD:plain>로 수납하였다.",
+    "<NAME:latin> was referred from the local clinic on <DATE:visit>.",
+    "성명 <NAME:before> (<DATE:birth>생), 우안 망막전막.",
+    "<DATE:month> 재방문하여 시야검사를 시행하기로 하였다.",
+    "<NAME:running> 우안 교정시력 0.5, 좌안 교정시력 0.8이었다.",
+)
+KOREAN_PLAIN = (
+    "우안 교정시력은 0.5, 좌안 교정시력은 0.8이었다.",
+    "안압은 우안 16 mmHg, 좌안 18 mmHg로 정상 범위였다.",
+    "빛간섭단층촬영에서 망막전막과 중심와 함몰 소실이 관찰되었다.",
+    "이상 소견은 없었으며 정기적인 경과관찰을 권유하였다.",
+    "고혈압과 당뇨의 기왕력이 있으며 현재 약물 치료 중이다.",
+    "백내장 수술 후 인공수정체는 후낭 내에 잘 위치하였다.",
+    "환자 안전을 위해 수술 부위를 표시하였다.",
+    "스타가르트병과 파킨슨병의 가족력은 없다.",
+    "환자 상태는 안정적이며 통증은 호소하지 않았다.",
+    "주의 깊은 관찰이 필요하며 조기 치료가 중요하다.",
+    "황반부 두께는 412 um에서 287 um로 감소하였다.",
+)
+_SLOT = re.compile(r"<([A-Z]+):([a-z0-9 ]+)>")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Characters start..end of a text; context: of the slot, within its kind."""
+
+    start: int
+    end: int
+    kind: str
+    context: str
+
+
+def compose(language: str, n: int, seed: int) -> list[tuple[str, list[Planted]]]:
+    """n documents of 6 sentences with slots and 3 without, in drawn order. UsageError where names or Faker is absent."""
+    rng = random.Random(f"{language} {seed}")
+    values = _values(language, rng)
+    slots, plain = (ENGLISH, ENGLISH_PLAIN) if language == "en" else (KOREAN, KOREAN_PLAIN)
+    documents = []
+    for _ in range(n):
+        sentences = rng.sample(slots, 6) + rng.sample(plain, 3)
+        rng.shuffle(sentences)
+        text, planted = "", []
+        for sentence in sentences:
+            position = 0
+            for match in _SLOT.finditer(sentence):
+                text += sentence[position : match.start()]
+                value = values(match[1], match[2])
+                planted.append(Planted(len(text), len(text) + len(value), match[1], match[2]))
+                text, position = text + value, match.end()
+            text += sentence[position:] + "\n"
+        documents.append((text, planted))
+    return documents
+
+
+def _values(language: str, rng: random.Random) -> Callable[[str, str], str]:
+    try:
+        import names
+        from faker import Faker
+    except ImportError as error:
+        raise UsageError(
+            f"measuring PII removal draws names from the package {error.name}, which is not installed: pip install faker names"
+        ) from None
+    fake = Faker("ko_KR" if language == "ko" else "en_US")
+    fake.seed_instance(rng.randrange(2**31))
+    number: dict[str, Callable[[str], str]] = {
+        "DATE": lambda context: _date(language, context, rng),
+        "ID": lambda _: _record_number(rng),
+        "PHONE": lambda _: _phone(language, rng),
+        "EMAIL": lambda _: fake.ascii_email(),
+        "URL": lambda _: fake.url() + "share/" + str(rng.randrange(10**6)),
+        "IP": lambda _: fake.ipv4(),
+        "SSN": lambda _: f"{rng.randrange(100, 665)}-{rng.randrange(10, 99)}-{rng.randrange(1000, 9999)}",
+        "CARD": lambda _: _card(rng),
+        "RRN": lambda _: _resident_number(rng),
+        "AGE": lambda _: str(rng.randrange(90, 105)),
+        "ADDRESS": lambda _: fake.road_address() if language == "ko" else fake.street_address(),
+    }
+
+    def english_name(context: str) -> str:
+        # the package draws from `random`'s own state
+        state = random.getstate()
+        random.seed(rng.randrange(2**31))
+        first, last = names.get_first_name(), names.get_last_name()
+        random.setstate(state)
+        if context == "title":
+            return last if rng.random() < 0.6 else f"{first} {last}"
+        if context == "inverted":
+            return f"{last.upper()}, {first.upper()}" if rng.random() < 0.5 else f"{last}, {first}"
+        if context == "first only":
+            return first
+        if context == "lower":
+            return f"{first} {last}".lower()
+        if context == "initials":
+            return f"{first[0]}. {last}"
+        middle = f" {rng.choice('ABCDEFGHJKLMNPRST')}." if rng.random() < 0.2 else ""
+        return f"{first}{middle} {last}"
+
+    def korean_name(context: str) -> str:
+        if context == "latin":
+            surname, given = rng.choice(_LATIN_SURNAMES), rng.choice(_LATIN_GIVEN)
+            return f"{surname} {given}" if rng.random() < 0.6 else f"{given} {surname}"
+        return fake.name()
+
+    def value(kind: str, context: str) -> str:
+        if kind == "NAME":
+            return english_name(context) if language == "en" else korean_name(context)
+        return number[kind](context)
+
+    return value
+
+
+_LATIN_SURNAMES = ("Kim", "Lee", "Park", "Choi", "Jung", "Kang", "Cho", "Yoon", "Jang", "Lim", "Shin", "Hwang", "Bae")
+_LATIN_GIVEN = (
+    "Min-su",
+    "Ji-hoon",
+    "Seo-yeon",
+    "Eunji",
+    "Hyun-Woo",
+    "Young-hee",
+    "Soojin",
+    "Dong Hyun",
+    "Jiwon",
+    "Hye-Kyo",
+)
+
+
+def _date(language: str, context: str, rng: random.Random) -> str:
+    first = date(1930, 1, 1) if context == "birth" else date(2012, 1, 1)
+    day = first + timedelta(days=rng.randrange(60 * 365 if context == "birth" else 13 * 365))
+    if context == "month":
+        return f"{day.year}년 {day.month}월"
+    if context == "short":
+        return rng.choice([day.strftime("%d %b"), day.strftime("%B %d"), f"{day.month}/{day.day}"])
+    if language == "ko":
+        forms = ("%Y년 {m}월 {d}일", "%Y.%m.%d", "%Y-%m-%d", "%Y. {m}. {d}", "%Y/%m/%d")
+    else:
+        forms = ("%B {d}, %Y", "%m/%d/%Y", "%Y-%m-%d", "{d} %B %Y", "%d-%b-%Y", "%b {d}, %Y", "{m}/{d}/%y", "%d.%m.%Y")
+    return day.strftime(rng.choice(forms)).format(m=day.month, d=day.day)
+
+
+def _record_number(rng: random.Random) -> str:
+    form = rng.choice(["########", "#######", "A#######", "##-######", "######-#", "MR##-#####"])
+    return "".join(str(rng.randrange(10)) if c == "#" else c for c in form)
+
+
+def _phone(language: str, rng: random.Random) -> str:
+    if language == "ko":
+        form = rng.choice(
+            ["010-2###-####", "010 3### ####", "02-5##-####", "031-2##-####", "+82-10-4###-####", "0102#######"]
+        )
+    else:
+        area = rng.choice(["212", "415", "617", "312", "206", "713"])
+        form = rng.choice(["(A) 5##-####", "A-5##-####", "A.5##.####", "+1 A 5## ####", "1-A-5##-####"]).replace(
+            "A", area
+        )
+    return "".join(str(rng.randrange(2, 10)) if c == "#" else c for c in form)
+
+
+def _card(rng: random.Random) -> str:
+    from stdnum import luhn
+
+    digits = "4" + "".join(str(rng.randrange(10)) for _ in range(14))
+    digits += luhn.calc_check_digit(digits)
+    return rng.choice([" ", "-", ""]).join(digits[k : k + 4] for k in range(0, 16, 4))
+
+
+def _resident_number(rng: random.Random) -> str:
+    """Half with the old checksum, half as issued since October 2020 (random last digits)."""
+    day = date(1940, 1, 1) + timedelta(days=rng.randrange(58 * 365))
+    digits = day.strftime("%y%m%d") + rng.choice("12") + "".join(str(rng.randrange(10)) for _ in range(5))
+    weights = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
+    check = (11 - sum(int(c) * w for c, w in zip(digits, weights, strict=True)) % 11) % 10
+    digits += str(check if rng.random() < 0.5 else rng.randrange(10))
+    return f"{digits[:6]}-{digits[6:]}"
+
+
+def plain_text(language: str, n: int, seed: int) -> list[str]:
+    """n documents of 8 sentences without personal information (eponyms, measurements, cited authors)."""
+    rng = random.Random(f"plain {language} {seed}")
+    sentences: Any = ENGLISH_PLAIN if language == "en" else KOREAN_PLAIN
+    return [" ".join(rng.sample(sentences, 8)) for _ in range(n)]

@@ -1,0 +1,136 @@
+"""What a run does about contamination: it keeps an index of its training texts, and scores without overlaps too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clarion.errors import ClarionError
+from clarion.llm.contamination import TrainIndex
+
+log = logging.getLogger("clarion")
+FOLDER = "train_index"
+
+
+def write_index(directory: Path, data: Any, starts: Iterable[Path] = ()) -> None:
+    """<directory>/train_index of data.train_texts(), together with the indices of the runs it started from.
+
+    Nothing is written where the data have no training texts (a corpus of images, a set for evaluation only)."""
+    if not hasattr(data, "train_texts") or not data.splits.get("train"):
+        return
+    source = {"run": directory.name, "data": data.name, "kind": data.kind, "fingerprint": data.fingerprint()}
+    index = TrainIndex.build(data.train_texts(), source)
+    for start in starts:
+        before = home(start)
+        if before is not None and (before / FOLDER).is_dir():
+            index = index.merge(TrainIndex.load(before / FOLDER))
+        else:
+            index.about["sources"].append({"run": before.name if before else str(start.name), "unknown": True})
+    index.save(directory / FOLDER)
+    log.info("index of %d training texts in %s: %.1f MB", index.about["sources"][0]["texts"], directory / FOLDER,
+             index.memory_bytes / 1e6)  # fmt: skip
+
+
+def home(checkpoint: Path) -> Path | None:
+    """The run directory that a checkpoint lies in, or None for a bare one."""
+    return next((p for p in Path(checkpoint).resolve().parents if (p / "manifest.json").is_file()), None)
+
+
+class Overlaps:
+    """The items of one split against what a model was trained on; `apply` adds both to an evaluator's result.
+
+    checkpoint: of the model; the run it lies in holds the index. pretrained: its start weights came from elsewhere, so
+    what they were trained on is unknown. Built only for data with eval_texts; see `of`."""
+
+    def __init__(self, data: Any, split: str, checkpoint: Path, pretrained: bool):
+        directory = home(checkpoint)
+        self.index: TrainIndex | None = None
+        self.table: pd.DataFrame | None = None
+        if directory is not None and (directory / FOLDER).is_dir():
+            self.index = TrainIndex.load(directory / FOLDER)
+            self.table = self.index.overlap(data.eval_texts(split))
+            self.table["any"] = self.table[["exact", "ngram13", "minhash"]].any(axis=1)
+        self.unknown = []
+        if self.index is None:
+            self.unknown.append("no training texts are recorded with this model")
+        elif any(source.get("unknown") for source in self.index.about["sources"]):
+            self.unknown.append("a run this one started from has no index of its training texts")
+        self.phantom = data.kind == "phantom"
+        if pretrained:
+            self.unknown.append("pre-training data unknown: overlap with them cannot be searched")
+
+    @classmethod
+    def of(cls, data: Any, split: str, checkpoint: Path, model: Mapping[str, Any]) -> Overlaps | None:
+        """None where the question does not arise: another task, or data that give no texts."""
+        if data.task != "generation" or not hasattr(data, "eval_texts"):
+            return None
+        return cls(data, split, checkpoint, pretrained=model.get("weights") != "random")
+
+    def apply(
+        self,
+        result: dict[str, Any],
+        evaluate: Callable[[pd.DataFrame, pd.DataFrame, Mapping[str, Any]], dict],
+        predictions: pd.DataFrame,
+        truth: pd.DataFrame,
+        context: Mapping[str, Any],
+    ) -> None:
+        """Add "contamination" (counts and sources), "clean" (n and metrics of the items without overlap) and a note.
+
+        evaluate: the evaluator that made `result`; it scores the clean items again, joined by id."""
+        notes = result.setdefault("notes", [])
+        if self.table is None:
+            result["contamination"] = {"n": len(truth), "index": None, "unknown": self.unknown}
+            notes.append(f"Contamination: {'; '.join(self.unknown)}.")
+            return
+        mine = self.table[self.table["sample_id"].isin(set(truth["sample_id"]))]
+        counts = {
+            name: int(mine[name].sum()) for name in ("exact", "ngram13", "minhash", "any", "boilerplate", "short")
+        }
+        result["contamination"] = (
+            {"n": len(mine)}
+            | counts
+            | {"ngram_share": float(mine["ngram_share"].mean()) if len(mine) else None}
+            | {"index": self.index.about["sources"], "unknown": self.unknown}
+        )
+        keep = set(mine.loc[~mine["any"], "sample_id"])
+        notes.append(self._sentence(result["contamination"]))
+        if not counts["any"]:
+            result["clean"] = {"n": len(mine), "metrics": result["metrics"]}
+            return
+        if not keep:
+            result["clean"] = {"n": 0, "metrics": {}}
+            return
+        chosen = predictions[predictions["sample_id"].isin(keep)], truth[truth["sample_id"].isin(keep)]
+        try:
+            again = evaluate(chosen[0].reset_index(drop=True), chosen[1].reset_index(drop=True), context)
+            result["clean"] = {"n": len(keep), "metrics": again["metrics"]}
+        except ClarionError as error:  # such as no item of this evaluator's kind left
+            result["clean"] = {"n": len(keep), "metrics": {}}
+            notes.append(f"The items without overlap could not be scored alone: {error}")
+
+    def _sentence(self, found: Mapping[str, Any]) -> str:
+        unknown = f" {'; '.join(self.unknown)}." if self.unknown else ""
+        if not found["any"]:
+            text = f"Contamination: none of {found['n']} items overlaps with the recorded training texts."
+        else:
+            text = (
+                f"Contamination: {found['any']} of {found['n']} items overlap with the recorded training texts "
+                f"({found['exact']} exact, {found['ngram13']} by a run of 13 words, {found['minhash']} near copies); "
+                f"`clean` holds the scores of the other {found['n'] - found['any']}."
+            )
+        if found["boilerplate"]:
+            text += (
+                f" {found['boilerplate']} more share only 13 words that stand in more than {self.index.boilerplate} "
+                "training documents (boilerplate)."
+            )
+        if found["short"]:
+            text += f" {found['short']} are too short for 13 words and were compared whole."
+        if self.phantom and found["any"]:
+            text += (
+                " Phantom items are written from templates: shared runs of words are expected, exact copies are not."
+            )
+        return text + (unknown[:1] + unknown[1:2].upper() + unknown[2:] if unknown else "")
