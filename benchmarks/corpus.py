@@ -76,7 +76,7 @@ def fingerprints(texts: list[str]) -> list:
 
 
 def ours(texts: list[str], workers: int) -> tuple[float, list[bool]]:
-    """(seconds, which documents are duplicates): fingerprints in worker processes, the index here; start-up not timed."""
+    """(seconds, which documents are duplicates): fingerprints in worker processes, the index here; no start-up."""
     from clarion.llm.corpus.dedup.deduplicate import Deduplicator
 
     batches = [texts[k : k + BATCH] for k in range(0, len(texts), BATCH)]

@@ -8,12 +8,13 @@ four options. Ours is clarion.trainers.sft_options.option_logprobs, as the predi
 
 per option: one forward of the whole prompt with each option, logits of the option's positions alone (a peer that
 computes all logits would be slower still); the option count, four, is the ceiling of this ratio.
-generate: transformers' own greedy `generate` with its key-value cache for exactly --new-tokens tokens, one question at a
-time as upstream did, on --generated of the questions (its time a question hardly varies; n is stated).
+generate: transformers' own greedy `generate` with its key-value cache for exactly --new-tokens tokens, one question
+at a time as upstream did, on --generated of the questions (its time a question hardly varies; n is stated).
 
-Every time is CPU time (user + system) of this process, the median over the questions; the runs alternate, so that a busy
-machine slows all alike. The last line is JSON: ratio is per option / ours, ratio_generate generate / ours; same_argmax
-says whether ours and the forwards an option choose the same on every question, max_difference how far apart they are.
+Every time is CPU time (user + system) of this process, the median over the questions; the runs alternate, so that a
+busy machine slows all alike. The last line is JSON: ratio is per option / ours, ratio_generate generate / ours;
+same_argmax says whether ours and the forwards an option choose the same on every question, max_difference how far
+apart they are.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def main() -> None:
         "peer": "one forward per option (logits of the option's positions alone), same process",
         "n": args.questions,
         "ratio_generate": round(slow / own, 1) if slow else None,
-        "peer_generate": f"transformers generate, greedy, KV cache, {args.new_tokens} new tokens, one question at a time",
+        "peer_generate": f"transformers generate, greedy, KV cache, {args.new_tokens} new tokens, a question at a time",
         "n_generate": len(generated),
         "same_argmax": all(same),
         "max_difference": max(differences),

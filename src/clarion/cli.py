@@ -20,7 +20,9 @@ KINDS = {
     "experiments": "experiment",
     "trainers": "trainer",
     "trackers": "tracker",
+    "corpora": "corpus",
     "tables": None,
+    "runs": None,
 }
 
 
@@ -76,10 +78,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"clarion {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    p = commands.add_parser("list", help="models, data, evaluators, experiments, trainers, trackers or tables")
+    p = commands.add_parser("list", help="models, data, evaluators, experiments, trainers, trackers, tables or runs")
     p.add_argument("kind", choices=sorted(KINDS))
     p.add_argument("--params", action="store_true", help="models: parameter counts (slow: imports the libraries)")
     p.add_argument("--format", choices=["text", "json"], default="text")
+    p.add_argument("--runs", action="append", metavar="DIR", help="runs: where they lie (default: runs; repeatable)")
     p.set_defaults(run=list_choices)
 
     p = commands.add_parser("table", help="a published table with the measured figures beside it")
@@ -181,6 +184,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="FILE.parquet")
     p.add_argument("--device", default="auto")
     p.set_defaults(run=embed)
+
+    p = commands.add_parser("export", help="a trained model for other programs, checked against its checkpoint")
+    p.add_argument("run_directory", metavar="RUN", help="a run directory (its best checkpoint is used)")
+    p.add_argument("--format", required=True, metavar="FORMAT", help="onnx, torchscript, safetensors or hf")
+    p.add_argument("--out", default=None, metavar="DIR", help="default: RUN/exports/FORMAT")
+    p.add_argument("--tolerance", type=float, default=1e-4, help="largest difference that is kept (default: 1e-4)")
+    p.set_defaults(run=export)
     return top
 
 
@@ -199,7 +209,11 @@ def list_choices(args: argparse.Namespace) -> int:
     from clarion import config
 
     group = KINDS[args.kind]
-    if group is None:
+    if args.kind == "runs":
+        from clarion.table_records import overview
+
+        rows = overview([Path(r).expanduser() for r in args.runs or ["runs"]])
+    elif group is None:
         from clarion import tables
 
         rows = [{"name": n} for n in tables.table_names()]
@@ -329,7 +343,7 @@ def _log_to_stderr() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s", force=True)
-    for name in ("highdicom", "pydicom", "eyepy", "httpx"):  # they narrate every attribute they copy, every request
+    for name in ("highdicom", "pydicom", "eyepy", "httpx"):  # they narrate every attribute, every request
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -403,6 +417,17 @@ def embed(args: argparse.Namespace) -> int:
     _log_to_stderr()
     summary = embed_run(Path(args.model), Path(args.out).expanduser(), args.split, args.device)
     print(json.dumps(summary, ensure_ascii=False, indent=2))
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    from clarion.exporting import export_run
+
+    _log_to_stderr()
+    out = Path(args.out) if args.out else None
+    said = export_run(Path(args.run_directory), args.format, out, args.tolerance)
+    print(f"max difference {said['max_difference']:.3g} on {said['compared_samples']} samples", file=sys.stderr)
+    print(json.dumps(said, ensure_ascii=False, indent=2))
     return 0
 
 

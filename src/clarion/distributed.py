@@ -215,6 +215,13 @@ def report(team: Team, error: BaseException) -> None:
             time.sleep(0.3)
 
 
+def whole_loader(trainer: Any, rows: Any) -> Any:
+    """All rows of a transformers Trainer's data set, in its batches, as they lie (its own loaders give a share)."""
+    from torch.utils.data import DataLoader
+
+    return DataLoader(rows, trainer.args.per_device_train_batch_size, collate_fn=trainer.data_collator)
+
+
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
     """The others say nothing: process 0 says it for all."""

@@ -206,7 +206,7 @@ def job_problems(overrides: list[str], sweeping: bool, composed: DictConfig | No
         params = dict(hydra.sweeper.get("params") or {})
         tuned = str(hydra.sweeper.get("_target_")).endswith(".OptunaSweeper")
         sweeping = sweeping or str(hydra.get("mode")).endswith("MULTIRUN")
-    elif not sweeping:
+    if not sweeping:
         several = [o for o in overrides if _sweeps(o)]
         if several:
             return [f"`{several[0]}` asks for several runs: add -m (python train.py -m ...)."]

@@ -12,9 +12,11 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from clarion.errors import ClarionError, UsageError
+from clarion.troubles import worded
+
+log = logging.getLogger("clarion")
 
 PACKAGES = (
     "clarion",
@@ -44,6 +49,9 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
 )
+
+
+_TEMPORARY = re.compile(r"\.[a-z_]+\.(json|yaml|txt|html)\.[a-z0-9_]{8}")  # as tempfile.mkstemp names them below
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -96,6 +104,7 @@ class RunRecord:
             return record
         record.directory.mkdir(parents=True, exist_ok=True)
         record._acquire()
+        record._sweep()
         before = record.manifest()
         if before and not resume:
             why = record._last_error()
@@ -119,6 +128,12 @@ class RunRecord:
                 f"{self.directory} is being written by another process: wait for it, or use "
                 f"runs_dir=OTHER for another copy."
             ) from error
+
+    def _sweep(self) -> None:
+        """Remove what write_atomic left half-written when a process was killed. The lock is held: nobody writes."""
+        for path in self.directory.glob(".*.*"):
+            if path.is_file() and _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         if self._lock:
@@ -175,14 +190,21 @@ class RunRecord:
         write_atomic(self.directory / "manifest.json", to_json({**self.manifest(), **fields}))
 
     def fail(self, error: BaseException, trace: str) -> None:
-        """error.txt: the sentence, and for unforeseen errors the trace. Names of data files stay on the screen."""
+        """error.txt: the sentence, and for unforeseen errors the trace. Names of data files stay on the screen.
+
+        Where even that cannot be written (the disk is full), the manifest keeps saying "running", and so does a
+        killed run's: what it was stopped by is still raised by the caller."""
+        error = worded(error)
         if isinstance(error, ClarionError):
             text = getattr(error, "recorded", None) or str(error)
         else:
             text = f"{type(error).__name__}: {error}\n\n{trace}"
-        write_atomic(self.directory / "error.txt", text.rstrip() + "\n")
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else getattr(error, "status", "failed")
-        self.update(status=status, finished=now(), duration_s=round(time.time() - self._started, 1))
+        try:
+            write_atomic(self.directory / "error.txt", text.rstrip() + "\n")
+            self.update(status=status, finished=now(), duration_s=round(time.time() - self._started, 1))
+        except OSError as unwritable:
+            log.error("%s could not be marked as failed: %s", self.directory, unwritable)
 
     def finish(self, metrics: dict) -> None:
         """Mark complete: manifest first, then metrics.json, whose presence is the mark."""

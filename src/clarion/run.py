@@ -19,8 +19,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from clarion import config, distributed, jobs
+from clarion.before import add_before, predict_before
 from clarion.errors import ClarionError, UsageError
 from clarion.record import RunRecord, hash_tree, now, to_json, write_atomic
+from clarion.troubles import worded
 
 log = logging.getLogger("clarion")
 HEADLINE = ("map50", "c_index", "auroc", "balanced_accuracy", "rouge_l", "accuracy")  # what a job's row shows first
@@ -42,14 +44,17 @@ def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, override
             status, reason, score = work()
     except KeyboardInterrupt:
         raise
-    except ClarionError as error:
-        status, reason, score, code = ("refused" if error.exit_code == 2 else "failed"), str(error), "", error.exit_code
-        if getattr(error, "status", None) == "pruned":  # by the study this run is a trial of
-            status, code = "pruned", 0
-        log.log(logging.ERROR if code else logging.INFO, "%s", error)
     except Exception as error:
-        status, reason, score, code = "failed", f"{type(error).__name__}: {error}", "", 1
-        log.error("%s: %s (the whole trace is in %s)", type(error).__name__, error, directory / "error.txt")
+        error = worded(error)
+        if isinstance(error, ClarionError):
+            status, code = ("refused" if error.exit_code == 2 else "failed"), error.exit_code
+            reason, score = str(error), ""
+            if getattr(error, "status", None) == "pruned":  # by the study this run is a trial of
+                status, code = "pruned", 0
+            log.log(logging.ERROR if code else logging.INFO, "%s", error)
+        else:
+            status, reason, score, code = "failed", f"{type(error).__name__}: {error}", "", 1
+            log.error("%s: %s (the whole trace is in %s)", type(error).__name__, error, directory / "error.txt")
     outcome = {
         "number": number,
         "directory": str(directory),
@@ -74,6 +79,8 @@ def _train(cfg: DictConfig, overrides: list[str], directory: Path, given: dict |
         record = RunRecord.open(directory, resume=bool(cfg.resume))
         if record.complete:
             log.info("%s is complete: skipped (runs_dir=OTHER makes another copy).", record.directory)
+            if not (record.directory / "report.html").is_file():  # killed after its last score, before its page
+                finish_page(cfg, record.directory)
             return "skipped", "already complete", headline(record.metrics())
         leader.say(True, resume=record.resumable and bool(cfg.resume))
         try:
@@ -141,6 +148,7 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord, given:
     try:
         tracker.config(trackable(cfg, data.kind))
         run = Run(cfg=cfg, directory=record.directory, data=data, tracker=tracker, resume=resume)
+        predict_before(cfg, model, data, record.directory)
         log.info("training %s on %s (%s) in %s", cfg.model.name, cfg.data.name, data.kind, record.directory)
         began = time.time()
         checkpoint = trainer.fit(run)
@@ -231,7 +239,9 @@ def predict_and_evaluate(
         results[name] = evaluator.evaluate(predictions, truth, context)
         if overlaps is not None:
             overlaps.apply(results[name], evaluator.evaluate, predictions, truth, context)
-    write_explanation(data, predictor, final, record.directory)
+        add_before(results[name], evaluator, record.directory, final, truth, context)
+    if cfg.model.get("explain"):
+        write_explanation(data, predictor, final, record.directory)
     return {
         "run": record.directory.name,
         "model": cfg.model.name,
@@ -247,9 +257,7 @@ def predict_and_evaluate(
 
 
 def write_explanation(data: Any, predictor: Callable, split: str, directory: Path) -> None:
-    """explanation.json, where the data can tell what a model looked at (`explain`); a run is complete without it."""
-    if not hasattr(data, "explain"):
-        return
+    """explanation.json: what the data say a model looked at (model.explain); a run is complete without it."""
     try:
         write_atomic(directory / "explanation.json", to_json(data.explain(predictor, split)))
     except ClarionError as error:
@@ -468,6 +476,7 @@ class run_log:
 
     def __enter__(self) -> None:
         self.handler = logging.FileHandler(self.path, encoding="utf-8")
+        self.handler.handleError = lambda _record: None  # the disk is full: what writes the results says so
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self.handler)
 
@@ -489,6 +498,14 @@ def publish(tracker: Any, directory: Path, metrics: dict, data: Any) -> None:
         publish_results(tracker, directory, results=metrics, images=image_paths(data, metrics["split"]))
     except Exception:
         log.exception("the results could not be published to the tracker; they are recorded all the same")
+
+
+def finish_page(cfg: DictConfig, directory: Path) -> None:
+    """The page of a complete run that has none; where its data are gone, it stays without."""
+    try:
+        write_report(directory, build_data(cfg))
+    except ClarionError as error:
+        log.warning("the page of %s could not be written: %s", directory, error)
 
 
 def write_report(directory: Path, data: Any) -> Path | None:

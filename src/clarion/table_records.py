@@ -60,6 +60,22 @@ def collect(runs_dir: Path, wanted: Iterable[tuple[str, Run]]) -> list[dict[str,
     return found
 
 
+def overview(runs_dirs: Iterable[Path]) -> list[dict[str, Any]]:
+    """What every run directory says of itself, whatever became of it and wherever it ran: for `clarion list runs`."""
+    from clarion.run import headline
+
+    rows = []
+    for path in sorted(p for folder in runs_dirs for p in folder.glob("*/manifest.json")):
+        manifest, metrics = read_json(path), read_json(path.with_name("metrics.json"))
+        status = str(manifest.get("status"))
+        score = headline(metrics) if metrics else ""
+        said = "  ".join(filter(None, (score, str(manifest.get("device") or ""), str(manifest.get("started") or ""))))
+        rows.append({"name": path.parent.name, "task": status, "description": said, "status": status, "score": score,
+                     "directory": str(path.parent), "device": manifest.get("device"),
+                     "duration_s": manifest.get("duration_s")})  # fmt: skip
+    return rows
+
+
 def _named(metrics: Mapping[str, Any], run: Run) -> bool:
     return all(same(metrics[key], run[key]) for key in ("model", "data") if key in run)
 

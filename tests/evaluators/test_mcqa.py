@@ -94,6 +94,16 @@ def test_the_published_majority_of_pubmedqa():
     json.dumps(result, allow_nan=False)
 
 
+def test_the_published_test_answers_give_the_known_majority(real_data):
+    key = json.loads((real_data / "llm/pubmedqa/test_ground_truth.json").read_text(encoding="utf-8"))
+    gold = [YNM.index(answer) for answer in key.values()]
+    assert [gold.count(k) for k in range(3)] == [276, 169, 55]
+    predictions, truth = tables(gold, texts=["yes"] * 500, patients=list(key))
+    result = McqaEvaluator(headline="parsed", n_resamples=100).evaluate(predictions, truth, {"seed": 0})
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(0.552)
+    assert result["metrics"]["macro_f1"]["value"] == pytest.approx(0.237114, abs=1e-6)
+
+
 def test_macro_f1_is_scikit_learns():
     from sklearn.metrics import f1_score
 
@@ -151,7 +161,9 @@ def test_baselines_of_validation_and_of_the_options_alone():
     result = McqaEvaluator().evaluate(predictions, truth, {"seed": 0, "validation": validation})
     assert result["baseline"]["accuracy"]["value"] == 0.25  # "no" is the majority of the validation
     assert result["baseline"]["accuracy_question_blind"]["value"] == 0.5
-    assert result["metrics"]["accuracy"]["value"] == 1.0 and result["metrics"]["accuracy"]["low"] is None
+    accuracy = result["metrics"]["accuracy"]  # all of four right is no certainty
+    assert accuracy["value"] == 1.0 == accuracy["high"] and 0.4 < accuracy["low"] < 0.6
+    assert "Wilson" in accuracy["method"]
 
 
 def test_calibration_of_a_known_case():

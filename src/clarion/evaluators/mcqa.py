@@ -14,7 +14,7 @@ import pandas as pd
 
 from clarion.errors import DataError, UsageError
 from clarion.evaluators import confusion_statistics as cs
-from clarion.evaluators.bootstrap import bootstrap, codes, entry, group_counts
+from clarion.evaluators.bootstrap import bootstrap, codes, entry, group_counts, wilson
 from clarion.evaluators.join import join
 from clarion.evaluators.mcqa_parsing import parse_answer
 from clarion.evaluators.mcqa_questions import (
@@ -177,8 +177,13 @@ class McqaEvaluator:
         def stat(weights: np.ndarray) -> np.ndarray:
             return cs.ratio(weights @ values, weights.sum(1))
 
+        n_patients = len(set(patients))
         interval = bootstrap(stat, patients, self.n_resamples, seed, self.level)
-        return entry(interval, len(values), len(set(patients)), method, None, notes, name)
+        if n_patients > 1 and np.ptp(values) == 0 and values[0] in (0.0, 1.0):
+            # All or none of a few is no certainty, and a bootstrap cannot tell.
+            interval = wilson(values[0] * n_patients, n_patients, self.level)
+            method = method.replace(BOOTSTRAP, "Wilson interval over patients (documents)")
+        return entry(interval, len(values), n_patients, method, None, notes, name)
 
     def _macro_f1(self, rows, choice, seed, method, notes) -> dict:
         classes = len(rows.names)

@@ -130,7 +130,7 @@ def _lexicon() -> tuple[dict[str, tuple[str, int]], Any]:
 @lru_cache(maxsize=50_000)
 def stem(word: str) -> str:
     """Porter stem of an English word; a Korean word without its particle."""
-    return _lexicon()[1].stem(word) if word.isascii() else (_PARTICLES.sub("", word) or word)
+    return _lexicon()[1].stem(w.ROOTS.get(word, word)) if word.isascii() else (_PARTICLES.sub("", word) or word)
 
 
 def _statement(sentence: str) -> Statement:
@@ -167,10 +167,12 @@ def _denied(tokens: Sequence[str]) -> set[int]:
         end = next((j for j in range(k + 1, min(len(tokens), k + 1 + SCOPE)) if w.ENDS.match(tokens[j])), None)
         denied ^= set(range(k + 1, len(tokens[: k + 1 + SCOPE]) if end is None else end))
     for k, token in enumerate(tokens):
-        if w.BEHIND.match(token) and k not in denied:  # "not absent" denies nothing
-            start = next((j for j in range(k - 1, max(-1, k - 1 - SCOPE), -1) if w.ENDS.match(tokens[j])), -1)
-            denied ^= {j for j in range(start + 1, k) if j > k - 1 - SCOPE}
-        elif token in ("absence", "loss_of") and k not in denied:  # "absence of a pit"
+        not_seen = token in w.SEEN and k > 1 and tokens[k - 1] == "not" and tokens[k - 2] in w.COPULA
+        if not_seen or (w.BEHIND.match(token) and k not in denied):  # "not absent" denies nothing
+            last = k - 2 if not_seen else k
+            start = next((j for j in range(last - 1, max(-1, last - 1 - SCOPE), -1) if w.ENDS.match(tokens[j])), -1)
+            denied ^= {j for j in range(start + 1, last) if j > last - 1 - SCOPE}
+        elif token == "absence" and k not in denied:  # "absence of a pit"
             end = next((j for j in range(k + 1, len(tokens)) if w.ENDS.match(tokens[j])), len(tokens))
             denied ^= set(range(k + 1, end))
     start = 0

@@ -43,6 +43,9 @@ BEFORE = re.compile(
 )
 # Said behind what it denies: "the pit is lost", "a tear was excluded".
 BEHIND = re.compile(r"^(?:absent|missing|lost|gone|disappeared|excluded|lacking|unlikely|ruled)$")
+# "is not ..." of these denies that the subject is there at all: "metamorphopsia is not reported".
+SEEN = frozenset("seen reported found visible present detected observed noted identified evident apparent".split())
+COPULA = frozenset("is are was were be been".split())
 # A clause ends here: what follows is no longer denied.
 ENDS = re.compile(
     r"^(?:[,;:.!?()]|but|however|although|though|because|since|whereas|while|which|who|and|yet|so|if)$"
@@ -66,6 +69,9 @@ UNITS = {
 NAMED = {"stage": "stage", "grade": "grade", "type": "type", "class": "class", "phase": "phase"}  # "stage 3"
 SPELT = {w: str(k) for k, w in enumerate("zero one two three four five six seven eight nine ten".split())}
 ROMAN = {"i": "1", "ii": "2", "iii": "3", "iv": "4", "v": "5"}  # behind a word of NAMED alone
+
+# Adjectives of places that a stemmer does not bring to their noun.
+ROOTS = {"foveal": "fovea", "macular": "macula", "retinal": "retina", "corneal": "cornea", "choroidal": "choroid"}
 
 # Words that carry no statement of their own.
 STOP = frozenset(

@@ -97,9 +97,16 @@ class SurvivalEvaluator:
             notes.append("No survival probabilities are predicted, so there is no Brier score and no calibration.")
         curves, tests = self._groups(cohort, measures, patients, notes)
         same = self._same_for_all(cohort, measures, truth, context)
+        baseline = self._baseline(cohort, others, same, context, patients, seed)
+        for found in (metrics, baseline):  # two integrals compare only over the same times
+            if measures.survival is not None and "integrated_brier" in found:
+                times = measures.survival[0][measures.usable_times()]
+                span = f"{len(times)} times, {times.min():g} to {times.max():g} {self.unit}" if len(times) else "no time"
+                said = found["integrated_brier"]
+                said["method"] = said["method"].replace("the predicted times", span)
         return {
             "metrics": metrics | tests,
-            "baseline": self._baseline(cohort, others, same, context, patients, seed),
+            "baseline": baseline,
             "curves": curves | self._curves(measures, same),
             "subgroups": self._subgroups(cohort, measures, truth, seed, notes),
             "notes": notes,

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -41,7 +42,8 @@ SMALL_BOILERPLATE = 0.05  # in small sets of more than this share of them (but a
 NEAR = 0.8  # Jaccard of a near copy
 LONG = 5000  # words; no question comes near the Jaccard of a longer text, so it has no signature
 FORMAT = "clarion-train-index-1"
-_BUFFER = 2_000_000  # windows held before they are sorted and counted
+_BUFFER = 1_000_000  # windows held before they are sorted and counted
+_MOST = 8_000_000  # windows of an index; of larger trainings a fixed part of all windows is kept (`rate`)
 _ARRAYS = ("exact", "grams", "documents", "signatures")
 
 
@@ -53,17 +55,20 @@ def paragraphs(text: str) -> list[list[str]]:
 @dataclass(frozen=True)
 class TrainIndex:
     """exact: hashes of texts and paragraphs; grams: of windows, documents: how many hold each (at most 255);
-    signatures: uint32 [n, PERMUTATIONS]; sorted but for the signatures. about: sources and counts, for records."""
+    signatures: uint32 [n, PERMUTATIONS]; sorted but for the signatures. about: sources and counts, for records.
+    rate: one of so many windows is kept, chosen by its hash (1: all), so that memory stays bounded for any corpus; a
+    text of n shared words is then found with probability 1 - (1 - 1/rate)^(n - 12)."""
 
     exact: np.ndarray
     grams: np.ndarray
     documents: np.ndarray
     signatures: np.ndarray
     about: dict[str, Any]
+    rate: int = 1
 
     @classmethod
     def build(cls, texts: Iterable[tuple[str, str]], source: Mapping[str, Any] | None = None) -> TrainIndex:
-        """(document, text), streamed: memory holds hashes (9 bytes a window, 512 a signature), and one text.
+        """(document, text), streamed: memory holds hashes (9 bytes a window, at most 8 million; 512 a signature).
 
         source: what the record says of the texts (run, data set, fingerprint). Raises DataError where there is none."""
         hashed, counts = WordHashes(), {"texts": 0, "words": 0, "without_signature": 0}
@@ -81,13 +86,14 @@ class TrainIndex:
                 counts["texts"] += 1
                 counts["words"] += len(whole)
                 exact.add(text_hash(whole))
-                for part in parts:
+                numbered = [hashed(part) for part in parts]
+                for part, hashes in zip(parts, numbered, strict=True):
                     exact.add(text_hash(part))
-                    windows.add(ngrams(hashed(part), N), number)
+                    windows.add(ngrams(hashes, N), number)
                 if len(whole) <= LONG:
-                    yield shingles(hashed(whole))
+                    yield shingles(np.concatenate(numbered))
                     if len(parts) > 1:
-                        yield shingles(hashed(parts[0]))
+                        yield shingles(numbered[0])
                 else:
                     counts["without_signature"] += 1
 
@@ -96,7 +102,8 @@ class TrainIndex:
             raise DataError("there are no training texts to index.")
         grams, documents = windows.finish()
         about = {"sources": [dict(source or {}) | counts | {"documents": len(numbers)}]}
-        return cls(np.array(sorted(exact), np.uint64), grams, documents, np.unique(made, axis=0), about)
+        unique = np.unique(made, axis=0)
+        return cls(np.array(sorted(exact), np.uint64), grams, documents, unique, about, windows.rate)
 
     @property
     def boilerplate(self) -> int:
@@ -110,13 +117,15 @@ class TrainIndex:
 
     def merge(self, other: TrainIndex) -> TrainIndex:
         """Both trainings, such as a run and the one it started from."""
-        grams, documents = _merged((self.grams, self.documents), (other.grams, other.documents))
+        rate = max(self.rate, other.rate)
+        grams, documents = _merged(*(_sampled((i.grams, i.documents), rate) for i in (self, other)))
         return TrainIndex(
             np.union1d(self.exact, other.exact),
             grams,
             documents,
             np.unique(np.concatenate([self.signatures, other.signatures]), axis=0),
             {"sources": [*self.about["sources"], *other.about["sources"]]},
+            rate,
         )
 
     def save(self, folder: Path) -> None:
@@ -126,7 +135,8 @@ class TrainIndex:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             np.savez_compressed(partial / "hashes.npz", **{name: getattr(self, name) for name in _ARRAYS})
-            about = {"format": FORMAT, "n": N, "shingle": SHINGLE, "memory_bytes": self.memory_bytes, **self.about}
+            about = {"format": FORMAT, "n": N, "shingle": SHINGLE, "rate": self.rate, "memory_bytes": self.memory_bytes}
+            about |= self.about
             (partial / "index.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             partial.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
@@ -144,13 +154,14 @@ class TrainIndex:
             if about.pop("format") != FORMAT or (about.pop("n"), about.pop("shingle")) != (N, SHINGLE):
                 raise ValueError("another format")
             about.pop("memory_bytes")
+            rate = int(about.pop("rate"))
             with np.load(folder / "hashes.npz", allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
             if arrays["signatures"].ndim != 2 or arrays["signatures"].shape[1] != PERMUTATIONS:
                 raise ValueError("signatures of another length")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
             raise DataError(f"{folder} is no index of training texts that this version reads ({error}).") from None
-        return cls(**arrays, about=about)
+        return cls(**arrays, about=about, rate=rate)
 
     def overlap(self, items: Iterable[tuple[str, str]]) -> pd.DataFrame:
         """(id, text) -> one row each, in their order: sample_id, exact, ngram13, minhash (bool), jaccard (estimated, of
@@ -165,19 +176,22 @@ class TrainIndex:
             parts = paragraphs(text)
             whole = [word for part in parts for word in part]
             grams = np.concatenate([ngrams(hashed(part), N) for part in parts] or [np.empty(0, np.uint64)])
+            any_window = len(grams) > 0
+            grams = grams[_kept(grams, self.rate)]
             hit, common = self._known(grams)
             exact = bool(parts) and self._exact(parts[0], whole)
             rows.append(
                 {
                     "sample_id": identifier,
                     "exact": exact,
-                    "ngram13": bool((hit & ~common).any()) if len(grams) else exact,
+                    "ngram13": bool((hit & ~common).any()) if any_window else exact,
                     "ngram_share": float((hit & ~common).mean()) if len(grams) else 0.0,
                     "boilerplate": bool(common.any() and not (hit & ~common).any()),
-                    "short": not len(grams),
+                    "short": not any_window,
                 }
             )
-            sets += [shingles(hashed(whole)), shingles(hashed(parts[0] if parts else []))]
+            short = whole if len(whole) <= LONG else []  # a longer one has no signature, as in the index
+            sets += [shingles(hashed(short)), shingles(hashed(parts[0] if parts else []))]
         columns = ["sample_id", "exact", "ngram13", "minhash", "jaccard", "ngram_share", "boilerplate", "short"]
         if not rows:
             return pd.DataFrame(columns=columns)
@@ -212,9 +226,11 @@ class _Windows:
     def __init__(self) -> None:
         self.pending: list[tuple[np.ndarray, int]] = []
         self.held = 0
+        self.rate = 1
         self.runs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, grams: np.ndarray, document: int) -> None:
+        grams = grams[_kept(grams, self.rate)]
         if len(grams):
             self.pending.append((grams, document))
             self.held += len(grams)
@@ -234,12 +250,25 @@ class _Windows:
         self.runs.append(_counted(grams[new], np.ones(int(new.sum()), np.uint8)))
         while len(self.runs) > 1 and len(self.runs[-2][0]) < 2 * len(self.runs[-1][0]):
             self.runs[-2:] = [_merged(self.runs[-2], self.runs[-1])]
+        while sum(len(grams) for grams, _ in self.runs) > _MOST:
+            self.rate *= 2
+            self.runs = [_sampled(run, self.rate) for run in self.runs]
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         self._flush()
         while len(self.runs) > 1:
             self.runs[-2:] = [_merged(self.runs[-2], self.runs[-1])]
         return self.runs[0] if self.runs else (np.empty(0, np.uint64), np.empty(0, np.uint8))
+
+
+def _kept(grams: np.ndarray, rate: int) -> np.ndarray:
+    """Which windows an index of this rate (a power of two) holds."""
+    return (grams & np.uint64(rate - 1)) == 0
+
+
+def _sampled(run: tuple[np.ndarray, np.ndarray], rate: int) -> tuple[np.ndarray, np.ndarray]:
+    keep = _kept(run[0], rate)
+    return run[0][keep], run[1][keep]
 
 
 def _merged(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from clarion.errors import ClarionError
+from clarion.errors import ClarionError, DataError
 from clarion.llm.contamination import TrainIndex
 
 log = logging.getLogger("clarion")
@@ -26,10 +26,11 @@ def write_index(directory: Path, data: Any, starts: Iterable[Path] = ()) -> None
     index = TrainIndex.build(data.train_texts(), source)
     for start in starts:
         before = home(start)
-        if before is not None and (before / FOLDER).is_dir():
-            index = index.merge(TrainIndex.load(before / FOLDER))
-        else:
-            index.about["sources"].append({"run": before.name if before else str(start.name), "unknown": True})
+        try:
+            index = index.merge(TrainIndex.load((before or start) / FOLDER))
+        except DataError as error:  # the training is done and stands; what is not known of its start is recorded
+            log.warning("%s", error)
+            index.about["sources"].append({"run": (before or start).name, "unknown": True})
     index.save(directory / FOLDER)
     log.info("index of %d training texts in %s: %.1f MB", index.about["sources"][0]["texts"], directory / FOLDER,
              index.memory_bytes / 1e6)  # fmt: skip
@@ -50,14 +51,19 @@ class Overlaps:
         directory = home(checkpoint)
         self.index: TrainIndex | None = None
         self.table: pd.DataFrame | None = None
+        self.unknown: list[str] = []
         if directory is not None and (directory / FOLDER).is_dir():
-            self.index = TrainIndex.load(directory / FOLDER)
+            try:
+                self.index = TrainIndex.load(directory / FOLDER)
+            except DataError as error:  # the scores stand without it
+                log.warning("%s", error)
+                self.unknown.append(f"the index of training texts in run {directory.name} cannot be read")
+        if self.index is not None:
             self.table = self.index.overlap(data.eval_texts(split))
             self.table["any"] = self.table[["exact", "ngram13", "minhash"]].any(axis=1)
-        self.unknown = []
-        if self.index is None:
+        elif not self.unknown:
             self.unknown.append("no training texts are recorded with this model")
-        elif any(source.get("unknown") for source in self.index.about["sources"]):
+        if self.index is not None and any(source.get("unknown") for source in self.index.about["sources"]):
             self.unknown.append("a run this one started from has no index of its training texts")
         self.phantom = data.kind == "phantom"
         if pretrained:
@@ -129,6 +135,8 @@ class Overlaps:
             )
         if found["short"]:
             text += f" {found['short']} are too short for 13 words and were compared whole."
+        if self.index.rate > 1:
+            text += f" The index holds one of {self.index.rate} runs of 13 words: a short shared run may be missed."
         if self.phantom and found["any"]:
             text += (
                 " Phantom items are written from templates: shared runs of words are expected, exact copies are not."

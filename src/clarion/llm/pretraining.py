@@ -171,6 +171,11 @@ class CorpusData:
         for document, text in self.texts("train"):
             yield document.id, text
 
+    def eval_texts(self, split: str) -> Iterator[tuple[str, str]]:
+        """(sample id, text) of a split, whose overlap with training texts is reported."""
+        for document, text in self.texts(split):
+            yield document.id, text
+
     def samples(self, split: str) -> Iterator[Sample]:
         """The documents of a split, whole: their likelihood is what is scored."""
         for document, text in self.texts(split):

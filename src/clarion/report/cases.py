@@ -1,4 +1,4 @@
-"""Which samples a reader should look at: the best, the worst and the missed ones."""
+"""Which samples to show: the best, the worst and every missed one, of detection and classification."""
 
 from __future__ import annotations
 
@@ -26,23 +26,57 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Case:
-    """One sample of a gallery. `group`: best | worst | missed | mistake; `note` says what happened."""
+    """One sample of a gallery. `group`: best | worst | missed | mistake; `note` says what happened.
+
+    What is drawn of it: boxes, surfaces (rows in pixels [k, width], NaN where there is none), or presence along the
+    scan line [width] (truth 0 or 1, prediction a probability; NaN: not assessed)."""
 
     sample_id: str
     group: str
     note: str
     truth: Boxes | None = None
     predicted: Boxes | None = None
+    surfaces: tuple[numpy.ndarray, numpy.ndarray] | None = None  # truth, prediction
+    presence: tuple[numpy.ndarray, numpy.ndarray] | None = None  # truth, prediction
 
 
 @dataclass
 class Cases:
-    """The chosen cases, and every missed sample by id."""
+    """The chosen cases in the order of their groups, with every missed one among them (`missed`: their ids).
+
+    kind: boxes | classes | surfaces | presence; told: how the groups were made, in a sentence."""
 
     shown: list[Case] = field(default_factory=list)
     missed: list[str] = field(default_factory=list)
     samples: int = 0
     confidence: float | None = None
+    kind: str = "boxes"
+    told: str = ""
+
+    def few(self, most: int) -> list[Case]:
+        """At most `most` of each group: of the missed ones evenly spread, of the others the first."""
+        groups: dict[str, list[Case]] = {}
+        for case in self.shown:
+            groups.setdefault(case.group, []).append(case)
+        picks = ((spread if name == "missed" else _first)(cases, most) for name, cases in groups.items())
+        return [case for group in picks for case in group]
+
+
+def spread(items: list, most: int) -> list:
+    """At most `most` of a list, evenly over it, in its order."""
+    return [items[i] for i in sorted({round(k) for k in numpy.linspace(0, len(items) - 1, most)})] if items else []
+
+
+def _first(items: list, most: int) -> list:
+    return items[:most]
+
+
+def find_cases(run: RunFiles) -> Cases:
+    """The cases of a run of any task that has scans; without any for the others."""
+    from clarion.report.scan_cases import presence_cases, surface_cases
+
+    found = (chosen(run) for chosen in (detection_cases, classification_cases, surface_cases, presence_cases))
+    return next((cases for cases in found if cases.samples), Cases())
 
 
 def joined(run: RunFiles) -> pandas.DataFrame:
@@ -54,10 +88,10 @@ def joined(run: RunFiles) -> pandas.DataFrame:
 
 
 def detection_cases(run: RunFiles, each: int = 4) -> Cases:
-    """Up to `each` best, worst and missed samples at the operating confidence.
+    """Up to `each` best and worst, and every missed sample, at the operating confidence.
 
     Quality of a sample is panoptic quality (Kirillov et al. 2019): sum of matched IoU / (TP + FP/2 + FN/2).
-    Best: highest, with a true box. Missed: true boxes of which none was found, most confident image order kept.
+    Best: highest, with a true box. Missed: true boxes of which none was found, in the order of the samples.
     Worst: lowest of the rest (false alarms and poor boxes).
     """
     table = joined(run)
@@ -91,51 +125,36 @@ def detection_cases(run: RunFiles, each: int = 4) -> Cases:
     flawed = [e for e in scored if e[1] is not None and e[0] not in taken and (e[1] < 0.75 or e[3] > len(e[4]))]
     # the most confident error comes first: those mislead a reader most
     worst = sorted(flawed, key=lambda e: (e[1], -(e[6].scores.max() if len(e[6].scores) else 0)))[:each]
-    spread = [missed[i] for i in sorted({round(k) for k in numpy.linspace(0, len(missed) - 1, each)})] if missed else []
-    groups = (("best", best), ("worst", worst), ("missed", spread))
+    groups = (("best", best), ("worst", worst), ("missed", missed))
     return Cases(
         [case(entry, name) for name, entries in groups for entry in entries],
         [entry[0] for entry in missed],
         len(scored),
         confidence,
+        told=f"Boxes of confidence {confidence:.3f} and above; found means an overlap (IoU) of at least {MATCH:g}.",
     )
 
 
-def classification_mistakes(run: RunFiles, most: int = 12) -> Cases:
-    """The wrong answers given with the highest probability, most confident first."""
+def classification_cases(run: RunFiles, each: int = 4) -> Cases:
+    """The right answers given with the highest probability, and every wrong one, most confident first."""
     table = joined(run)
     if not {"probabilities", "label"} <= set(table.columns):
         return Cases()
-    mistakes = []
+    right, mistakes = [], []
     for row in table.to_dict("records"):
         p = numpy.asarray(row["probabilities"], dtype=float)
         if not p.size or not numpy.isfinite(p).all() or row["label"] != row["label"]:
             continue
-        guess, label = int(p.argmax()), int(row["label"])
-        if guess != label:
-            own = f" (true class {p[label]:.2f})" if 0 <= label < p.size else ""
-            note = f"{run.class_name(label)} taken for {run.class_name(guess)} with {p[guess]:.2f}{own}"
-            mistakes.append((p[guess], Case(str(row["sample_id"]), "mistake", note)))
-    mistakes.sort(key=lambda pair: -pair[0])
-    return Cases([case for _, case in mistakes[:most]], [case.sample_id for _, case in mistakes], len(table))
-
-
-def generation_examples(run: RunFiles, most: int = 12) -> list[dict[str, str]]:
-    """Question, answer and prediction of samples evenly spread over the split (not picked by quality)."""
-    table = joined(run)
-    if "text" not in table or "answer" not in table:
-        return []
-    picks = sorted({round(k) for k in numpy.linspace(0, len(table) - 1, most)}) if len(table) else []
-    rows = table.iloc[picks].to_dict("records")
-    return [
-        {
-            "sample_id": str(row["sample_id"]),
-            "question": _shortened(row.get("question", "")),
-            "answer": _shortened(row["answer"]),
-            "prediction": _shortened(row["text"]),
-        }
-        for row in rows
-    ]
+        guess, label, sample = int(p.argmax()), int(row["label"]), str(row["sample_id"])
+        if guess == label:
+            right.append((p[guess], Case(sample, "best", f"{run.class_name(label)} with {p[guess]:.2f}")))
+            continue
+        own = f" (true class {p[label]:.2f})" if 0 <= label < p.size else ""
+        note = f"{run.class_name(label)} taken for {run.class_name(guess)} with {p[guess]:.2f}{own}"
+        mistakes.append((p[guess], Case(sample, "mistake", note)))
+    chosen = sorted(right, key=lambda pair: -pair[0])[:each] + sorted(mistakes, key=lambda pair: -pair[0])
+    wrong = [case.sample_id for _, case in chosen if case.group == "mistake"]
+    return Cases([case for _, case in chosen], wrong, len(table), kind="classes")
 
 
 def operating_confidence(run: RunFiles) -> float:
@@ -171,8 +190,3 @@ def matched_ious(truth: Boxes, predicted: Boxes) -> numpy.ndarray:
 def _flat(boxes: Boxes) -> matching.Boxes:
     count = len(boxes.xyxy)
     return matching.Boxes(numpy.zeros(count, int), boxes.xyxy, boxes.labels, numpy.nan_to_num(boxes.scores, nan=1.0))
-
-
-def _shortened(text: Any, most: int = 1200) -> str:
-    text = "" if text is None or text != text else str(text)
-    return text if len(text) <= most else text[:most] + " … (shortened)"

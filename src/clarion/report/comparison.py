@@ -11,6 +11,7 @@ from clarion.errors import UsageError
 from clarion.report.charts import interval_chart, number
 from clarion.report.files import RunFiles, read_run
 from clarion.report.page import duration, environment, write
+from clarion.report.paired import paired_view
 from clarion.report.results import entries, estimate_of, flatten, label, shown, training_charts
 from clarion.tracking import without_paths
 
@@ -53,6 +54,7 @@ def comparison_view(runs: Sequence[RunFiles]) -> dict[str, Any]:
         "letters": letters,
         "scores": _scores(runs),
         "charts": _score_charts(runs, letters),
+        "paired": paired_view(runs, letters),
         "differences": _differences(runs),
         "curves": training_charts({letter: run.history for letter, run in zip(letters, runs, strict=True)}),
         "too_many": len(runs) > 6,

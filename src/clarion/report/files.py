@@ -68,6 +68,13 @@ class RunFiles:
         return str(self.manifest.get("status") or ("complete" if self.results else "unknown"))
 
     @property
+    def shows_samples(self) -> bool:
+        """Whether pictures and texts may be shown: not of private data (or data of unknown kind), unless the run was
+        told so by tracker.log_images=true."""
+        told = as_dict(self.config.get("tracker")).get("log_images") is True
+        return told or self.data_kind in ("phantom", "public")
+
+    @property
     def class_names(self) -> list[str]:
         """Names in the order of class indices; [] when no file tells."""
         for names in (self.data_card.get("class_names"), self.results.get("class_names")):

@@ -12,26 +12,21 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from clarion import __version__
-from clarion.report.cases import Case, Cases, classification_mistakes, detection_cases, generation_examples
 from clarion.report.explained import explanation_view
 from clarion.report.files import RunFiles, as_dict, read_run
-from clarion.report.overlays import overlay_svg
-from clarion.report.results import evaluator_view, flatten, grids, shown, training_charts
+from clarion.report.gallery import gallery_view
+from clarion.report.language import contamination_view, examples_view
+from clarion.report.results import evaluator_view, flatten, grids, label, shown, training_charts
 from clarion.tracking import without_paths
 
 KINDS = {
     "phantom": "Phantom data: made by a simulator. These figures say nothing about patients.",
-    "private": "Private data. This page holds pictures or text of it: keep it where the data may be kept.",
+    "private": "Private data. Pictures and texts of it are left out; tracker.log_images=true shows them.",
 }
-GROUPS = {
-    "best": "Best",
-    "worst": "Worst: false or poor boxes",
-    "missed": "Missed: no true box found",
-    "mistake": "Most confident mistakes",
-}
+PRIVATE_SHOWN = "Private data. This page holds pictures or text of it: keep it where the data may be kept."
+ENVIRONMENT = ("git", "device", "processes", "python", "platform", "cpu_count", "versions")  # of the manifest
 
 
 def write_run_report(
@@ -51,25 +46,28 @@ def write_run_report(
 def run_view(run: RunFiles) -> dict[str, Any]:
     """Everything the template shows, section by section; an empty section is left out by the template."""
     model, data = run.chosen("model"), run.chosen("data")
-    cases, gallery = _gallery(run)
     return {
         "title": f"{model} on {data}" if model and data else model or run.name,
         "run": run,
         "error": _without_folders(run.error.splitlines()[0]) if run.error else "",
-        "kind_sentence": KINDS.get(run.data_kind, ""),
+        "kind_sentence": _kind_sentence(run),
         "facts": _facts(run),
         "evaluators": [evaluator_view(name, result) for name, result in run.evaluators.items()],
+        "contamination": {name: contamination_view(result) for name, result in run.evaluators.items()},
         "explanation": explanation_view(run.explanation),
-        "cases": cases,
-        "gallery": gallery,
-        "examples": generation_examples(run),
+        "gallery": gallery_view(run),
+        "examples": examples_view(run),
         "curves": training_charts({run.name: run.history}),
         "card": grids(run.data_card),
         "command": _command(run),
         "config": yaml.safe_dump(without_paths(run.config), sort_keys=False, allow_unicode=True) if run.config else "",
         "manifest": [
             (str(key), shown(value))
-            for key, value in flatten(without_paths(_without(run.manifest, "versions"))).items()
+            for key, value in flatten(without_paths(_without(run.manifest, *ENVIRONMENT))).items()
+        ],
+        "environment": [
+            (label(str(key)), shown(value))
+            for key, value in flatten({k: run.manifest[k] for k in ENVIRONMENT[:-1] if k in run.manifest}).items()
         ],
         "versions": [(str(key), shown(value)) for key, value in as_dict(run.manifest.get("versions")).items()],
     }
@@ -101,16 +99,8 @@ def duration(seconds: Any) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _gallery(run: RunFiles) -> tuple[Cases, list[dict[str, Any]]]:
-    """The chosen cases in groups; a case whose image cannot be shown keeps its line."""
-    cases = detection_cases(run)
-    if not cases.samples:
-        cases = classification_mistakes(run)
-    groups: dict[str, list[tuple[Case, Markup | None]]] = {}
-    for case in cases.shown:
-        path = run.images.get(case.sample_id)
-        groups.setdefault(case.group, []).append((case, overlay_svg(case, path) if path else None))
-    return cases, [{"key": key, "title": GROUPS[key], "items": items} for key, items in groups.items()]
+def _kind_sentence(run: RunFiles) -> str:
+    return PRIVATE_SHOWN if run.data_kind == "private" and run.shows_samples else KINDS.get(run.data_kind, "")
 
 
 def _without(value: Mapping, *names: str) -> dict:

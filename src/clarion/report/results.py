@@ -58,6 +58,7 @@ class MetricRow:
     n: str
     patients: str
     baseline: str
+    before: str
     method: str
 
 
@@ -68,6 +69,7 @@ class EvaluatorView:
     name: str
     rows: list[MetricRow]
     baseline: str  # the column's head; empty without a baseline
+    before: str  # the head of the untuned model's column; empty without
     has_patients: bool
     methods: list[str]
     charts: list[Chart]
@@ -82,6 +84,8 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
     metrics, baselines = entries(result.get("metrics")), entries(result.get("baseline"))
     guessers = {str(base["name"]) for base in baselines.values() if base.get("name")}
     common = guessers.pop() if len(guessers) == 1 else ""  # named once, in the head of its column
+    untuned = as_dict(result.get("before"))
+    before = entries(untuned.get("metrics"))
     survival, curves = survival_view(result)
     rows = []
     for metric in [*metrics, *(m for m in baselines if m not in metrics)]:
@@ -94,6 +98,7 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
                 number(own.get("n")),
                 number(own.get("n_patients")),
                 f"{estimate_of(base)} {base.get('name') or '' if not common else ''}".strip() if base else "—",
+                estimate_of(before[metric]) if metric in before else "—",
                 str(own.get("method") or ""),
             )
         )
@@ -101,6 +106,7 @@ def evaluator_view(name: str, result: Mapping) -> EvaluatorView:
         name,
         rows,
         baseline=(f"Baseline: {common}" if common else "Baseline") if baselines else "",
+        before=label(str(untuned.get("name") or "before tuning")) if before else "",
         has_patients=any(entry.get("n_patients") is not None for entry in metrics.values()),
         methods=_methods(rows),
         charts=curve_charts(curves),

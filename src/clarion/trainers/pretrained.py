@@ -139,6 +139,10 @@ class PretrainedTrainer:
             return VllmPredictor(weights.path, model, self.seed)
         return self._open(model, weights)
 
+    def untuned(self) -> Predictor:
+        """The weights that the config names, as they come."""
+        return self._open(self.model, source(self.model))
+
     def _open(self, model: Mapping[str, Any], weights: Weights) -> Predictor:
         from clarion.trainers.sft import chosen_precision, torch_device
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clarion import distributed
 from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Predictor, Run
 from clarion.trainers.sft_settings import (
@@ -56,6 +57,9 @@ class SftTrainer:
         """Refuse absent weights and settings that Clarion owns without torch; then what the libraries would refuse."""
         check_architecture(self.model.get("architecture"), find_weights(self.model))
         refuse_owned(self.args)
+        distributed.share(self.batch_size)
+        for key in ("fsdp", "deepspeed"):
+            distributed.needs_cuda(key if self.args.get(key) else None, self.device)
         stay_offline()
         from clarion.trainers import sft_models
 
@@ -108,7 +112,7 @@ class SftTrainer:
         network, tokenizer = sft_models.build(self.model, weights, texts(datasets["train"]), dtype, device, self.seed)
         new_ids = add_tokens(network, tokenizer, self.model.get("new_tokens") or [])
         adapter = sft_models.lora_config(self.model, network, new_ids)
-        if adapter is not None and weights.kind == "random":
+        if adapter is not None and weights.kind == "random" and not distributed.rank():
             network.save_pretrained(best.parent / "base")  # a drawn base exists nowhere else
         if plain:
             form = sft_documents.document_format(tokenizer, self.model.get("document_tokens"))
@@ -154,15 +158,20 @@ class SftTrainer:
         if guard is not None:
             guard.verify()
             facts["structure"] = guard.report()
-        self._save(trainer, tokenizer, best, adapter is not None, facts)
+        # Of a model that is sharded over processes, all of them together give the weights, and process 0 writes.
+        sharded = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+        if distributed.rank():
+            return best
+        self._save(trainer, tokenizer, best, adapter is not None, facts, sharded)
         shutil.rmtree(run.checkpoints / "steps", ignore_errors=True)  # optimiser states: of no use once best is whole
         return best
 
     def settings(self, output: Path, device: Any, precision: str, has_validation: bool = True) -> Any:
         """trl.SFTConfig of this trainer (sft_settings.sft_config)."""
         return sft_config(
-            self.args, output, device, precision, self.epochs, self.batch_size, self.seed, has_validation
-        )
+            self.args, output, device, precision, self.epochs, distributed.share(self.batch_size), self.seed,
+            has_validation,
+        )  # fmt: skip
 
     def _document_rows(self, datasets, tokenizer, form, settings, windowed: bool) -> dict[str, Any]:
         """Token rows of documents; in full windows where packing is wrapped, which TRL would cut batch by batch."""
@@ -216,14 +225,14 @@ class SftTrainer:
 
         return declared(network, lora)
 
-    def _save(self, trainer, tokenizer, best: Path, adapter: bool, facts: dict[str, Any]) -> None:
+    def _save(self, trainer, tokenizer, best: Path, adapter: bool, facts: dict[str, Any], state: Any = None) -> None:
         """Write best/ whole: it appears under its name only when its record is in it."""
         partial = best.with_name(".best.partial")
         shutil.rmtree(partial, ignore_errors=True)
         network = trainer.accelerator.unwrap_model(trainer.model)
         # Plain transformers then stops where the model learnt to (a Base model knows only its end of text).
         network.generation_config.eos_token_id = facts["stop_ids"]
-        network.save_pretrained(partial)
+        network.save_pretrained(partial, state_dict=state)
         tokenizer.save_pretrained(partial)
         (partial / "README.md").unlink(missing_ok=True)  # peft's blank model card
         if adapter and (best.parent / "base").is_dir():
@@ -316,6 +325,9 @@ def _check_documents(trainer, tokenizer, form, counts: Mapping[str, int], window
 
 
 def _loader(trainer, split: str) -> Any:
+    if distributed.world_size() > 1:  # every process looks at all rows, not at its share
+        rows = trainer.train_dataset if split == "train" else trainer.eval_dataset
+        return distributed.whole_loader(trainer, rows)
     return trainer.get_train_dataloader() if split == "train" else trainer.get_eval_dataloader()
 
 

@@ -188,12 +188,13 @@ def parameter_counts(model: Mapping[str, Any]) -> dict[str, int]:
     trained_here = (model.get("tokenizer") or {}).get("vocab_size")
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(architecture(model, trained_here))
-        total = network.num_parameters()
-        config = lora_config(model, network)
-        if config is None:
-            return {"total": total, "lora": 0}
-        from peft import get_peft_model
+    total = network.num_parameters()
+    config = lora_config(model, network)  # off the meta device: a structure's row masks hold values
+    if config is None:
+        return {"total": total, "lora": 0}
+    from peft import get_peft_model
 
+    with torch.device("meta"):
         adapted = get_peft_model(network, config)
     return {"total": total, "lora": sum(p.numel() for p in adapted.parameters() if p.requires_grad)}
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clarion.distributed import local_rank
 from clarion.errors import UsageError
 
 # Settings that Clarion owns, and where the user sets them instead.
@@ -99,8 +100,10 @@ def torch_device(device: str) -> Any:
     import torch
 
     available = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if available else "cpu"
+    if device == "auto" and not available:
+        device = "cpu"
+    if device in ("auto", "cuda") and available:
+        device = f"cuda:{local_rank()}"  # of several processes, each its own
     try:
         chosen = torch.device(device)
     except RuntimeError:

@@ -91,7 +91,7 @@ class RecordedDetectionTrainer(DetectionTrainer):
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop a training that diverged (the library would repeat the epoch three times, from half the state)."""
         tensors = [*unwrap_model(self.model).state_dict().values(), *self.ema.ema.state_dict().values()]
-        lost = [math.isfinite(float(self.loss)) or self.scaler.is_enabled()]  # a scaled step with NaN is left out
+        lost = [bool(self.loss.isfinite()) or self.scaler.is_enabled()]  # a scaled step with NaN is left out
         lost += [self.fitness is None or math.isfinite(self.fitness)]
         if all(lost) and all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point()):
             return False

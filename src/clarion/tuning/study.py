@@ -134,7 +134,8 @@ class Tuning:
                     continue
                 batch.append(number)
             elif len(study.get_trials(deepcopy=False)) < int(self.settings["n_trials"]):
-                batch.append(self._ask(study))
+                if (number := self._ask(study)) is not None:
+                    batch.append(number)
             else:
                 break
         # Jobs of one launch are numbered from the first on: only neighbours go together.
@@ -142,13 +143,19 @@ class Tuning:
         waiting[:0] = [n for n in batch if n not in whole]
         return whole
 
-    def _ask(self, study: Any) -> int:
-        number = len(study.get_trials(deepcopy=False))
-        study.sampler = make_sampler(self.settings, number)
+    def _ask(self, study: Any) -> int | None:
+        """The number of a new trial; None where a trial of the same values is complete, whose score it is given."""
+        earlier = study.get_trials(deepcopy=False)
+        study.sampler = make_sampler(self.settings, len(earlier))
         trial = study.ask()
         for axis in self.axes:
             axis.suggest(trial)
-        return trial.number
+        same = next((t for t in earlier if t.state.name == "COMPLETE" and t.params == trial.params), None)
+        if same is None:
+            return trial.number
+        log.info("trial %d asks for what trial %d was: not run again", trial.number, same.number)
+        study.tell(trial.number, same.value)
+        return None
 
     def overrides(self, study: Any, number: int) -> list[str]:
         """The job of a trial: what is fixed, its values, and where and how it reports."""

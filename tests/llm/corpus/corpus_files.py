@@ -67,7 +67,8 @@ PUBMED = """<?xml version="1.0"?>
 ARTICLE = """<PubmedArticle><MedlineCitation><PMID Version="1">{pmid}</PMID><Article>
 <Journal><JournalIssue><PubDate><Year>2020</Year></PubDate></JournalIssue><Title>Eye Journal</Title></Journal>
 <ArticleTitle>Study <i>{pmid}</i> of the retina.</ArticleTitle>
-<Abstract><AbstractText Label="PURPOSE">{first}</AbstractText><AbstractText Label="RESULTS">{second}</AbstractText></Abstract>
+<Abstract><AbstractText Label="PURPOSE">{first}</AbstractText>
+<AbstractText Label="RESULTS">{second}</AbstractText></Abstract>
 <Language>eng</Language></Article>
 <MeshHeadingList><MeshHeading><DescriptorName UI="D1">{mesh}</DescriptorName></MeshHeading></MeshHeadingList>
 </MedlineCitation></PubmedArticle>"""

@@ -51,7 +51,7 @@ def test_words_divided_at_line_ends_are_joined_unless_the_document_writes_the_hy
 
 def test_a_paragraph_goes_on_over_the_page_and_references_are_cut(tmp_path, extract):
     first = [(50, 200 + 14 * k, f"Line {k} of the first paragraph goes on") for k in range(20)]
-    second = [(50, 200, "to the next page and ends here."), (50, 260, "References"), (50, 290, "1. Smith J. Title. 2001.")]
+    second = [(50, 200, "to the next page and ends here."), (50, 260, "References"), (50, 290, "1. Smith J. 2001.")]
     write_lines(tmp_path / "a.pdf", [first, second])
     text = read_pdf(tmp_path / "a.pdf", extract).text
     assert "goes on to the next page and ends here." in text and "Smith" not in text
@@ -108,7 +108,8 @@ JATS = """<article xmlns:xlink="http://www.w3.org/1999/xlink" xml:lang="en"><fro
 <abstract><sec><title>Aim</title><p>The abstract.</p></sec></abstract><kwd-group><kwd>macula</kwd></kwd-group>
 </article-meta></front><body><sec><label>1</label><title>Introduction</title>
 <p>It is known [<xref ref-type="bibr">1</xref>] that eyes see.</p>
-<table-wrap><label>Table 1</label><caption><p>Eyes.</p></caption><table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr>
+<table-wrap><label>Table 1</label><caption><p>Eyes.</p></caption><table><tr><th>a</th><th>b</th></tr>
+<tr><td>1</td><td>2</td></tr>
 </table></table-wrap></sec></body><back><ref-list><ref>Smith 2001</ref></ref-list></back></article>"""
 
 
@@ -189,18 +190,28 @@ def test_records_of_usual_and_chosen_fields():
         document_of({"text": "x"}, {**FIELDS, "text_field": "txt"})
 
 
-def test_text_markdown_and_html(extract):
+def test_text_and_markdown():
     assert decoded("안저 검사".encode("cp949")) == "안저 검사" == decoded("안저 검사".encode("utf-16"))
     with pytest.raises(Unreadable, match="null bytes"):
         decoded(b"\x00\x01\x02")
     assert read_text(b"Title line\n\nBody").title == "Title line"
-    markdown = "---\na: 1\n---\n# The *eye*\n\nSee [the retina](http://x.org/a_(b)) and **cones**.\n\n```\ncode\n```\n\n- one\n- two\n![p](q.png)"
+    markdown = (
+        "---\na: 1\n---\n# The *eye*\n\nSee [the retina](http://x.org/a_(b)) and **cones**.\n\n"
+        "```\ncode\n```\n\n- one\n- two\n![p](q.png)"
+    )
     found = read_markdown(markdown.encode())
-    assert found.title == "The *eye*" or found.title == "The eye"
+    assert found.title == "The eye"
     assert "See the retina and cones." in found.text and "code" not in found.text and "http" not in found.text
     assert "one\ntwo" in found.text
+
+
+def test_the_main_text_of_a_page(extract):
+    pytest.importorskip("lxml_html_clean", reason="trafilatura's own dependency is not installed")
     body = "".join(f"<p>{paragraph(k)}</p>" for k in range(4))
-    page = f"<html><head><title>Eye page</title></head><body><nav><a href='/'>Home</a> menu</nav><article><h1>Eyes</h1>{body}</article><footer>Imprint</footer></body></html>"
+    page = (
+        "<html><head><title>Eye page</title></head><body><nav><a href='/'>Home</a> menu</nav>"
+        f"<article><h1>Eyes</h1>{body}</article><footer>Imprint</footer></body></html>"
+    )
     html = read_html(page.encode(), extract)
     assert paragraph(2) in html.text and "Imprint" not in html.text and "\n\n" in html.text
     with pytest.raises(Unreadable, match="no main text"):
@@ -208,7 +219,8 @@ def test_text_markdown_and_html(extract):
 
 
 def source(path, **more):
-    return {"name": "s", "path": path, "formats": ["pdf", "xml", "json", "jsonl", "txt", "md", "html"], "licence": "x", **FIELDS, **more}
+    formats = ["pdf", "xml", "json", "jsonl", "txt", "md", "html"]
+    return {"name": "s", "path": path, "formats": formats, "licence": "x", **FIELDS, **more}
 
 
 def test_files_are_listed_in_order_and_links_out_are_refused(tmp_path):

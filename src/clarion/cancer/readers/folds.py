@@ -13,7 +13,8 @@ from clarion.data.splits import fold_patients, patient_order, split_patients
 from clarion.errors import UsageError
 
 SPLITS = ("train", "val", "test")
-FEW = 50  # patients of a cancer left out that few-shot runs may train on; the test patients are then the others
+FEW = 50  # patients of a cancer left out that few-shot runs may train on
+WATCHED = 10  # of its patients whose loss is watched where only those few train; all others are the test patients
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def split_cohort(cohort: Cohort, plan: Plan, published: Mapping[str, Path] | Non
     cancer or for none. A patient whom such a file puts on both sides stays on both: the check refuses that."""
     strata = {p: f"{c}/{e}" for p, c, e in zip(cohort.patients, cohort.clinical["cancer"], cohort.event, strict=True)}
     if plan.leave_out is not None:
-        train, test = _without_cancer(cohort, plan)
+        train, val, test = _without_cancer(cohort, plan)
+        if plan.scratch:
+            return {"train": train, "val": val, "test": test}
     elif plan.fold is not None and published:
         train, test = _published(cohort, published)
     elif plan.fold is not None:
@@ -64,7 +67,8 @@ def split_cohort(cohort: Cohort, plan: Plan, published: Mapping[str, Path] | Non
     return {**split_patients(train, share, plan.seed, strata), "test": test}
 
 
-def _without_cancer(cohort: Cohort, plan: Plan) -> tuple[list[str], list[str]]:
+def _without_cancer(cohort: Cohort, plan: Plan) -> tuple[list[str], list[str], list[str]]:
+    """(train, watched, test): with few_shot=k the first k patients of the cancer train, all k of them."""
     cancer = next((c for c in cohort.cancers if c.lower() == str(plan.leave_out).lower()), None)
     if cancer is None:
         raise UsageError(f"data.leave_out={plan.leave_out}: no such cancer; choose one of {', '.join(cohort.cancers)}.")
@@ -72,10 +76,11 @@ def _without_cancer(cohort: Cohort, plan: Plan) -> tuple[list[str], list[str]]:
     order = patient_order(out, plan.seed)
     others = [] if plan.scratch else [p for p in cohort.patients if p not in out]
     if plan.few_shot is None:
-        return others, order
+        return others, [], order
     if len(order) < 2 * FEW:
         raise UsageError(f"{cancer} has {len(order)} patients; few-shot runs need {2 * FEW}.")
-    return others + order[: plan.few_shot], order[FEW:]
+    kept = FEW + WATCHED
+    return others + order[: plan.few_shot], order[FEW:kept], order[kept:]
 
 
 def _published(cohort: Cohort, published: Mapping[str, Path]) -> tuple[list[str], list[str]]:

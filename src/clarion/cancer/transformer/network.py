@@ -88,15 +88,16 @@ class SurvivalModule(L.LightningModule):
         return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
 
     def answer(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """{"risk": float (higher is worse), "survival": [S(t)], "times": [months]}: the horizons of the facts, of the
-        five-year head its one. inputs: "omics" {modality: values}, "cancer", "age", "sex" (None or absent: unknown)."""
+        """{"risk": float (higher is worse), "survival": [S(t)], "times": [months]}: model.times and the horizons of the
+        facts, of the five-year head its one. inputs: "omics" {modality: values}, "cancer", "age", "sex" (None or
+        absent: unknown)."""
         if not samples:
             return []
         with torch.inference_mode():
             logits = self(self.batch(samples)).float()
         facts, risk = self.encoder.facts, self._risk(logits)
         if self.head == "hazard":
-            times = [float(t) for t in facts.horizons]
+            times = sorted({float(t) for t in (*(self.model.get("times") or ()), *facts.horizons)})
             survival = survival_at(logits, facts.edges, times)
         else:
             times = [float(facts.horizons[-1])]

@@ -39,7 +39,6 @@ from clarion.record import environment, now, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
 VERSION = "1"  # raise when the same settings give other documents: an older unfinished build is not continued
-COMMIT_S = 5.0  # how much work a kill may cost
 EXAMPLES = 50  # problems that the card of a public corpus names
 
 
@@ -92,6 +91,7 @@ def build(
 def _identity(spec: Mapping[str, Any], files: list[InputFile], tokenizer: Path | None, generator: Any) -> str:
     """Settings (not the number of workers, which changes nothing), inputs by content, tokenizer and generator."""
     settings = {k: v for k, v in spec.items() if k not in ("workers", "sources")}
+    settings["output"] = {"shard_mb": spec["output"]["shard_mb"]}
     sources = [{k: v for k, v in source.items() if k != "path"} for source in spec["sources"]]
     digests = digest_files([file.path for file in files])
     items = {f"{file.source}/{file.name}": digests[file.path] for file in files}
@@ -136,7 +136,7 @@ class _Build:
             for result in pool(todo):
                 self._take(result)
                 bar.update(sum(result.read.values()))
-                if time.monotonic() - self.committed > COMMIT_S:
+                if time.monotonic() - self.committed >= self.spec["output"]["commit_s"]:
                     self._commit()
         return self._finish(*before)
 
@@ -266,7 +266,7 @@ class _Build:
 
 def _secret(spec: Mapping[str, Any]) -> str:
     """What pseudonyms, surrogates and date shifts of a build derive from: of a public corpus the seed, so that anybody
-    builds the same one; of a private one the machine's pseudonym key (clarion.data.pseudonym), which nobody else has."""
+    builds the same one; of a private one the machine's pseudonym key (clarion.data.pseudonym), which nobody has."""
     if spec["kind"] == "public":
         return f"public-{spec['seed']}"
     return "".join(pseudonyms([f"corpus key {k} {spec['seed']}" for k in range(4)], "C").values())
@@ -275,4 +275,4 @@ def _secret(spec: Mapping[str, Any]) -> str:
 def _empty(files: int, tally: Tally) -> str:
     reasons = [f"{n} {reason}" for reason, n in (tally.problems + tally.dropped).most_common()]
     why = ", ".join(reasons) or "they hold no documents"
-    return f"empty corpus: {files} files gave no document ({why}); the messages above name them, the conf sets the filters."
+    return f"empty corpus: {files} files gave no document ({why}): see the messages above and the filters of the conf."

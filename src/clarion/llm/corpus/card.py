@@ -74,8 +74,8 @@ def notes(spec: Mapping[str, Any], tally: Tally) -> list[str]:
         found.append("The licence of a source is unknown: set sources.licence before you pass the corpus on.")
     if tally.near_candidates_capped:
         found.append(
-            f"{tally.near_candidates_capped} documents had more candidates than dedup.max_candidates; the likeliest were "
-            "compared."
+            f"{tally.near_candidates_capped} documents had more candidates than dedup.max_candidates; the likeliest "
+            "were compared."
         )
     if tally.summaries["above_limit_kept_whole"]:
         found.append("Documents above the token limit were kept whole: no generator for summaries was set.")

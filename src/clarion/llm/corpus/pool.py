@@ -1,4 +1,4 @@
-"""Tasks through worker processes, results in the order of the tasks. A file that kills its worker is found and named."""
+"""Tasks through worker processes, results in the order of the tasks. A file that kills its worker is found."""
 
 from __future__ import annotations
 

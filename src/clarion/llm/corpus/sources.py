@@ -65,7 +65,7 @@ def list_files(sources: list[Mapping[str, Any]]) -> list[InputFile]:
         paths = [root] if root.is_file() else walk(root, root, suffixes)
         for path in paths:
             kind = format_of(path)
-            if kind in source["formats"]:
+            if kind in source["formats"] and path.is_file():  # a pipe or socket would be waited for
                 name = path.name if root.is_file() else path.relative_to(root).as_posix()
                 found.append(InputFile(number, path, nfc(name), kind))
     if not found:

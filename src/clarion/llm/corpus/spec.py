@@ -131,7 +131,7 @@ SCHEMA: dict[str, Any] = {
         "target_tokens": _number(4000, 32, 1e6, whole=True),
     },
     "tokens": _text("smollm2_135m"),
-    "output": {"shard_mb": _number(64, 0.001, 4096)},
+    "output": {"shard_mb": _number(64, 0.001, 4096), "commit_s": _number(5, 0, 3600)},
 }
 
 

@@ -1,4 +1,4 @@
-"""What a worker process does with one task: read, clean, filter, de-identify, count, fingerprint. No state but caches."""
+"""What a worker process does with one task: read, clean, filter, de-identify, count, fingerprint."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ PATTERNS = tuple(
 )
 # "'21.01.05" needs its mark; six digits are a date only after a label
 _BIRTH = re.compile(
-    r"(?:\b(?:DOB|D\.O\.B\.?|date of birth|birth\s?date|birthday|born(?: on| in)?|b\.)|생년월일|생일|출생(?:일|일자)?|생년)"
+    r"(?:\b(?:DOB|D\.O\.B\.?|date of birth|birth\s?date|birthday|born(?: on| in)?|b\.)"
+    r"|생년월일|생일|출생(?:일|일자)?|생년)"
     r"[\s:：,()은는이가-]{0,6}$", re.I
 )  # fmt: skip
 _BIRTH_AFTER = re.compile(r"^\s{0,2}(?:\(?\s?)(?:birth|DOB|출생|생(?![가-힣])|태어)", re.I)
@@ -52,8 +53,9 @@ _AGE = re.compile(
 )  # fmt: skip
 # "6/9" is an acuity: month/day counts only after such words
 _SHORT = re.compile(
-    r"\b(?:visit|appointment|date[ds]?|scheduled(?: for)?|f/u|follow-?up|RTC|seen on|surgery on|returned on|admitted on|"
-    r"discharged on|next)\s*(?::|on|for|is)?\s*(?P<value>(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01]))(?![/\d.%])", re.I
+    r"\b(?:visit|appointment|date[ds]?|scheduled(?: for)?|f/u|follow-?up|RTC|seen on|surgery on|returned on|"
+    r"admitted on|discharged on|next)\s*(?::|on|for|is)?\s*"
+    r"(?P<value>(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01]))(?![/\d.%])", re.I
 )  # fmt: skip
 _STREET_NAME = r"\b\d{1,5}[A-Za-z]?[ ]+(?:[NSEW]\.?[ ]+)?(?:[A-Z][A-Za-z'’.-]+[ ]+){1,4}"
 _STREET_REST = (

@@ -37,7 +37,8 @@ _BEFORE = re.compile(
     rf"accompanied\s+by|letter\s+from|care\s+of|contacted|phoned)(?:,|\s+is|\s+was)?[ \t]+(?P<name>{_NAME})"
 )
 _CREDENTIAL = re.compile(
-    rf"\b(?P<name>{_NAME}),?[ \t]+(?:M\.?D\.?|Ph\.?D\.?|D\.?O\.?|O\.?D\.?|R\.?N\.?|MBBS|FRC\w+|FACS|COA|COT|MSc|MPH)(?![\w])"
+    rf"\b(?P<name>{_NAME}),?[ \t]+(?:M\.?D\.?|Ph\.?D\.?|D\.?O\.?|O\.?D\.?|R\.?N\.?|MBBS|FRC\w+|"
+    r"FACS|COA|COT|MSc|MPH)(?![\w])"
 )
 _PAIR = re.compile(rf"\b(?P<first>{_PART})(?:[ \t]+{_INITIAL})?[ \t]+(?:{_PARTICLE}[ \t]+)?(?P<last>{_PART})\b")
 _INVERTED = re.compile(rf"\b(?P<last>{_PART}),[ \t]+(?P<first>{_PART})(?:[ \t]+{_INITIAL})?(?![\w])")
@@ -47,18 +48,19 @@ _ROMANISED = re.compile(
 _INITIALS = re.compile(rf"(?<![\w.])[A-Z]\.[ \t]?(?:[A-Z]\.[ \t]?)?(?P<last>{_PART})\b")
 # What persons do and undergo; "was" alone would take instruments for persons (Zeiss Cirrus was used).
 _PERSON = re.compile(
-    r"(?:['’]s\b|,?[ \t]+(?:(?:is|was)[ \t]+(?:an?[ \t]+(?:\d|[a-z]+[ \t-]+year)|seen|referred|admitted|started|examined|"
-    r"diagnosed|treated|accompanied|discharged|informed|counsel|advised|born|brought|scheduled|told|asked|unable|able)"
+    r"(?:['’]s\b|,?[ \t]+(?:(?:is|was)[ \t]+(?:an?[ \t]+(?:\d|[a-z]+[ \t-]+year)|seen|referred|admitted|started|"
+    r"examined|diagnosed|treated|accompanied|discharged|informed|counsel|advised|born|brought|scheduled|told|asked|unable|able)"
     r"|an?[ \t]+\d{1,3}[ \t-]+year|complain|report(?:s|ed)\b|present(?:s|ed)\b|return(?:s|ed)\b|den(?:ies|ied)\b|"
     r"underwent|states\b|stated\b|lives\b|agreed|attended|missed|came\b|called\b|says\b|said\b|wears\b|noticed|"
     r"tolerated|has[ \t]+(?:been|had)|had[ \t]+been))"
 )
 _LOWERED = re.compile(
-    r"\b(?:patient|pt|son|daughter|wife|husband|mother|father|spoke (?:to|with)|discussed with|seen by|named|called)[ \t]+"
-    r"(?P<first>[a-z]{3,12})[ \t]+(?P<last>[a-z]{2,14})\b"
+    r"\b(?:patient|pt|son|daughter|wife|husband|mother|father|spoke (?:to|with)|discussed with|seen by|named|called)"
+    r"[ \t]+(?P<first>[a-z]{3,12})[ \t]+(?P<last>[a-z]{2,14})\b"
 )
 _NO_PART = frozenset(
-    "dob mrn age sex id date od os ou md phd rn do gender tel phone fax and the with for was is on at in eye eyes clinic".split()
+    "dob mrn age sex id date od os ou md phd rn do gender tel phone fax and the with for was is on at in eye eyes "
+    "clinic".split()
 )
 _EPONYM_AFTER = re.compile(
     r"(?:['’]s?)?[ \t-]+(?:[a-z]+[ \t-]+){0,2}?(?:disease|syndrome|sign|layer|membrane|capsule|gland|muscle|nerve|"
@@ -70,8 +72,8 @@ _EPONYM_AFTER = re.compile(
     re.I,
 )
 _INSTITUTION = re.compile(
-    r"(?:[ \t]+[A-Z][\w.-]*){0,3}[ \t]+(?:Hospital|University|Institute|Cent(?:er|re)|Foundation|Medical|Clinic|College|"
-    r"School|Survey|Scale|Inventory|Data|Mission|Category|Measure)\b"
+    r"(?:[ \t]+[A-Z][\w.-]*){0,3}[ \t]+(?:Hospital|University|Institute|Cent(?:er|re)|Foundation|Medical|Clinic|"
+    r"College|School|Survey|Scale|Inventory|Data|Mission|Category|Measure)\b"
 )
 _TITLE_BEFORE = re.compile(r"(?:\b(?:Drs?|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|Nurse)|[Nn]ame\s*:)\.?\s*$")
 _LOWER = re.compile(r"(?<![\w-])[a-z]{2,}")
@@ -128,7 +130,8 @@ def _trimmed(text: str, match: re.Match, words: frozenset[str], sure: bool) -> l
         kept.pop()
     if not kept or all(len(t[2].strip(".")) == 1 for t in kept):
         return []
-    if not (sure or len(kept) >= 2 or any(t[2].strip(".").lower() in known for t in kept)):
+    shaped = len(kept) >= 2 and not all(t[2].isupper() for t in kept)  # in text all in capitals every word looks so
+    if not (sure or shaped or any(t[2].strip(".").lower() in known for t in kept)):
         return []
     if kept[-1][2].endswith((".", "'s", "’s")) and len(kept[-1][2]) > 2:
         cut = 1 if kept[-1][2].endswith(".") else 2

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from clarion.errors import DataError
 from clarion.llm.corpus.document import Document, Unreadable
 
 _FRONT = re.compile(r"\A---\s*\n.*?\n(?:---|\.\.\.)\s*\n", re.S)
@@ -61,14 +62,20 @@ def read_markdown(content: bytes) -> Document:
     text = _LEADER.sub("", text)
     text = _CODE.sub(r"\1", _EMPHASIS.sub(r"\2", _EMPHASIS.sub(r"\2", text)))
     text = html.unescape(_TAG.sub("", text))
-    return Document("", text, heading[2] if heading else "")
+    return Document("", text, _EMPHASIS.sub(r"\2", heading[2]) if heading else "")
 
 
 def read_html(content: bytes, options: Mapping[str, Any]) -> Document:
     """The main text of a web page (trafilatura); menus, footers and comments are left out. Nothing is fetched.
 
     Raises Unreadable (no_text) where no main text is found."""
-    import trafilatura
+    try:
+        import trafilatura
+    except ImportError as error:
+        raise DataError(
+            f"HTML is read by trafilatura, which cannot be imported ({str(error).splitlines()[0]}): "
+            "pip install trafilatura lxml-html-clean, or leave html out of the formats."
+        ) from error
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
     try:

@@ -69,7 +69,8 @@ def read_pdf(path: Path, options: Mapping[str, Any]) -> Document:
         if pages and scanned >= 0.5 * len(pages):
             raise Unreadable(
                 "scanned",
-                f"has no text layer on {scanned} of {len(pages)} pages (scanned): run OCR first (ocrmypdf IN.pdf OUT.pdf).",
+                f"has no text layer on {scanned} of {len(pages)} pages (scanned): "
+                "run OCR first (ocrmypdf IN.pdf OUT.pdf).",
             )
         title = str((pdf.metadata or {}).get("title") or "").strip()
         count = pdf.page_count

@@ -18,7 +18,8 @@ from clarion.errors import UsageError
 
 ENGLISH = (
     "Patient name: <NAME:label> DOB: <DATE:birth> MRN: <ID:label>",
-    "<NAME:running> is a <AGE:over 89> year old woman who presented on <DATE:visit> with blurred vision in the left eye.",
+    "<NAME:running> is a <AGE:over 89> year old woman who presented on <DATE:visit> with blurred vision in the left "
+    "eye.",
     "Dr. <NAME:title> performed pars plana vitrectomy with membrane peeling on <DATE:visit>.",
     "I had the pleasure of seeing Mr. <NAME:title> in the retina clinic on <DATE:visit>.",
     "Thank you for referring <NAME:running>, whom I examined today.",
@@ -44,6 +45,36 @@ ENGLISH = (
     "Discussed with <NAME:running>; the patient agreed to proceed with phacoemulsification.",
     "Next visit <DATE:short>, dilation needed.",
     "Case discussed by <NAME:initials> and the on-call team.",
+)
+# Written after the rules were finished, and never used to improve them.
+ENGLISH_HELD_OUT = (
+    "Re: <NAME:held out>, born <DATE:birth>, our reference <ID:held out>.",
+    "This 67-year-old gentleman, <NAME:held out>, was kindly referred by Dr <NAME:title> of the diabetic service.",
+    "Operating surgeon <NAME:held out>; assistant <NAME:held out>; anaesthesia topical.",
+    "On <DATE:visit> the implant was exchanged without complication, and <NAME:held out> went home the same day.",
+    "If symptoms recur, ring the ward on <PHONE:held out> and ask for Nurse <NAME:title>.",
+    "Mrs <NAME:title> now reads N5 unaided and is delighted.",
+    "We explained to <NAME:held out> and her husband that the macular hole had closed.",
+    "Copies to: <NAME:held out>, <EMAIL:held out>.",
+    "Specimen labelled <ID:held out>, received <DATE:visit>, shows no malignancy.",
+    "Mother of the child, <NAME:held out>, gives a history of squint since birth.",
+    "Home address on record: <ADDRESS:held out>.",
+    "Please book <NAME:held out> for bilateral YAG capsulotomy before <DATE:visit>.",
+    "Typed by <NAME:held out> on behalf of the corneal team, <DATE:visit>.",
+)
+KOREAN_HELD_OUT = (
+    "<DATE:visit> 수술실에서 <NAME:held out> 님의 좌안 섬유주절제술을 집도하였음.",
+    "진료의뢰서: <NAME:held out> (남, 67세), 생일 <DATE:birth>, 환자번호 <ID:held out>.",
+    "<NAME:held out>께서는 최근 시야가 흐려졌다고 말씀하셨다.",
+    "아내 <NAME:held out> 씨가 동행하였고 휴대폰은 <PHONE:held out>입니다.",
+    "검사 예약은 <NAME:held out> 코디네이터에게 확인하시기 바랍니다.",
+    "환자 본인(<NAME:held out>)의 동의를 받아 촬영하였다.",
+    "거주지 <ADDRESS:held out>에서 통원 치료 중.",
+    "안과 전공의 <NAME:held out> / 지도전문의 <NAME:held out>",
+    "회신은 <EMAIL:held out>로 부탁드립니다.",
+    "<NAME:held out> 할머니는 녹내장 점안약을 규칙적으로 사용하지 못하였다.",
+    "검체 접수번호 <ID:held out>, 접수일 <DATE:visit>.",
+    "지난 <DATE:month>부터 <NAME:held out>의 좌안 시력이 저하되었다.",
 )
 ENGLISH_PLAIN = (
     "Slit lamp examination showed Descemet membrane folds and a Krukenberg spindle.",
@@ -112,11 +143,13 @@ class Planted:
     context: str
 
 
-def compose(language: str, n: int, seed: int) -> list[tuple[str, list[Planted]]]:
-    """n documents of 6 sentences with slots and 3 without, in drawn order. UsageError where names or Faker is absent."""
+def compose(language: str, n: int, seed: int, held_out: bool = False) -> list[tuple[str, list[Planted]]]:
+    """n documents of 6 sentences with slots and 3 without, in drawn order. held_out: of the sentences that the rules
+    were not written with. UsageError where names or Faker is absent."""
     rng = random.Random(f"{language} {seed}")
     values = _values(language, rng)
-    slots, plain = (ENGLISH, ENGLISH_PLAIN) if language == "en" else (KOREAN, KOREAN_PLAIN)
+    known = (ENGLISH, ENGLISH_HELD_OUT) if language == "en" else (KOREAN, KOREAN_HELD_OUT)
+    slots, plain = known[held_out], ENGLISH_PLAIN if language == "en" else KOREAN_PLAIN
     documents = []
     for _ in range(n):
         sentences = rng.sample(slots, 6) + rng.sample(plain, 3)
@@ -140,7 +173,8 @@ def _values(language: str, rng: random.Random) -> Callable[[str, str], str]:
         from faker import Faker
     except ImportError as error:
         raise UsageError(
-            f"measuring PII removal draws names from the package {error.name}, which is not installed: pip install faker names"
+            f"measuring PII removal draws names from the package {error.name}, which is not installed: "
+            "pip install faker names"
         ) from None
     fake = Faker("ko_KR" if language == "ko" else "en_US")
     fake.seed_instance(rng.randrange(2**31))

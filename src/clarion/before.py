@@ -1,0 +1,38 @@
+"""What a language model answers before it is tuned (model.before=true), scored beside what it answers afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+log = logging.getLogger("clarion")
+FILE = "predictions/before_test.parquet"
+
+
+def predict_before(cfg: DictConfig, model: Mapping[str, Any], data: Any, directory: Path) -> None:
+    """Answers of the start weights to the test split, into the run directory; those of an interrupted run are kept."""
+    if not cfg.model.get("before") or (directory / FILE).is_file():
+        return
+    from clarion.run import predict, save_table
+    from clarion.trainers.pretrained import PretrainedTrainer
+
+    log.info("answers of %s before it is tuned", cfg.model.name)
+    trainer = PretrainedTrainer(model, device=cfg.trainer.device, precision=cfg.trainer.precision, seed=cfg.seed)
+    predictor = trainer.untuned()
+    predictor.use_cache(cfg.model.get("cache", "auto"), data.kind)
+    save_table(directory / FILE, predict(predictor, data.samples("test"), len(data.splits["test"]), "test, untuned"))
+
+
+def add_before(
+    result: dict, evaluator: Any, directory: Path, split: str, truth: pd.DataFrame, context: Mapping[str, Any]
+) -> None:
+    """result["before"] = {"metrics"} of the untuned answers to the same samples, where the run has them."""
+    if split != "test" or not (directory / FILE).is_file():
+        return
+    scored = evaluator.evaluate(pd.read_parquet(directory / FILE), truth, context)
+    result["before"] = {"metrics": scored["metrics"], "name": "before tuning"}
