@@ -335,7 +335,8 @@ def corpus(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json.dumps(manifest | {"folder": str(folder)}, ensure_ascii=False, indent=2))
     else:
-        print(f"{manifest['documents']} documents, {manifest['tokens']} tokens: {folder} (card.md says what was left out)")
+        counts = f"{manifest['documents']} documents, {manifest['tokens']} tokens"
+        print(f"{counts}: {folder} (card.md says what was left out)")
     return 0
 
 

@@ -21,6 +21,7 @@ import pandas
 from PIL import Image
 
 from clarion.errors import ClarionError, UsageError
+from clarion.jobs import BOARD
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +41,18 @@ class Tracker(Protocol):
     def image(self, name: str, picture: str | os.PathLike | Image.Image, caption: str = "") -> None:
         """One picture. It must carry no identifier but pseudonyms."""
 
-    def table(self, name: str, table: pandas.DataFrame) -> None: ...
+    def table(self, name: str, table: pandas.DataFrame) -> None:
+        """A table; cells may be pictures (PIL), such as overlays."""
 
     def curve(self, name: str, x: Sequence[float], y: Sequence[float], x_label: str = "x", y_label: str = "y") -> None:
         """A curve that is not over steps: precision over recall, calibration."""
 
     def confusion(self, labels: Sequence[str], matrix: Sequence[Sequence[int]], name: str = "confusion") -> None:
         """Counts, rows: truth, columns: prediction, both in the order of `labels`."""
+
+    def artifact(self, name: str, kind: str, facts: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """What came out or went in, by what identifies it. kind: model | dataset; facts: hashes, sizes, counts; files
+        {name: path}: what may be kept with it."""
 
     def finish(self, status: str = "complete") -> None:
         """`status`: complete | failed. Safe to call twice."""
@@ -72,6 +78,8 @@ def trackers(cfg_tracker: Any, directory: str | os.PathLike, data_kind: str, run
     if target is None or target.endswith(".LocalTracker"):
         return local
     try:
+        if target.endswith(".WandbTracker"):
+            plain = plain | {k: v for k, v in belonging(directory).items() if plain.get(k) is None}
         chosen = instantiate(
             plain, directory=directory, run_name=run_name or directory.name, data_kind=data_kind, _convert_="all"
         )
@@ -83,6 +91,25 @@ def trackers(cfg_tracker: Any, directory: str | os.PathLike, data_kind: str, run
         logger.warning("%s cannot start (%s); this run is tracked in local files only.", target, first_line(error))
         return local
     return Trackers(local, chosen)
+
+
+def belonging(directory: Path) -> dict[str, str]:
+    """{group, job_type} of the run that is being made: the experiment (of a sweep: with the sweep's id), and train,
+    eval or trial. Both are for viewers that fold the runs of an experiment together."""
+    from hydra.core.hydra_config import HydraConfig
+
+    manifest = directory / "manifest.json"
+    kind = json.loads(manifest.read_text(encoding="utf-8")).get("kind") if manifest.is_file() else None
+    found = {"job_type": {"evaluation": "eval", "trial": "trial"}.get(kind, "train")}
+    if not HydraConfig.initialized():
+        return found
+    hydra = HydraConfig.get()
+    group = str(hydra.runtime.choices.get("experiment") or "")
+    if "MULTIRUN" in str(hydra.mode):
+        # the folder where the jobs of one sweep post their outcomes, wherever they run
+        sweep = os.environ.get("WANDB_SWEEP_ID") or Path(os.environ.get(BOARD, "")).name
+        group = "-".join(filter(None, (group or "sweep", sweep)))
+    return found | ({"group": group} if group and group != "None" else {})
 
 
 class Trackers:
@@ -127,6 +154,9 @@ class Trackers:
 
     def confusion(self, labels, matrix, name="confusion"):
         self._both("confusion", labels, matrix, name)
+
+    def artifact(self, name, kind, facts, files):
+        self._both("artifact", name, kind, facts, files)
 
     def finish(self, status="complete"):
         self._both("finish", status)
@@ -185,7 +215,13 @@ class LocalTracker:
         opened.save(self._media(name, ".png"))
 
     def table(self, name, table):
-        table.to_csv(self._media(name, ".csv"), index=False)
+        plain = table.copy()
+        for column in picture_columns(table):
+            for row, picture in enumerate(table[column]):
+                path = self._media(f"{name}_{row:03d}", ".png")
+                picture.save(path)
+                plain.iloc[row, plain.columns.get_loc(column)] = path.name
+        plain.to_csv(self._media(name, ".csv"), index=False)
 
     def curve(self, name, x, y, x_label="x", y_label="y"):
         content = {"x": floats(x), "y": floats(y), "x_label": x_label, "y_label": y_label}
@@ -194,6 +230,9 @@ class LocalTracker:
     def confusion(self, labels, matrix, name="confusion"):
         content = {"labels": list(labels), "matrix": [[int(n) for n in row] for row in matrix]}
         self._media(name, ".json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    def artifact(self, name, kind, facts, files):
+        """Nothing: checkpoints and manifest.json lie in the run directory."""
 
     def _media(self, name: str, suffix: str) -> Path:
         folder = self.directory / "media"
@@ -204,63 +243,6 @@ class LocalTracker:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-class TensorboardTracker:
-    """Event files in <run directory>/tensorboard; `tensorboard --logdir runs` shows them."""
-
-    def __init__(self, directory: str | os.PathLike, run_name: str = "", data_kind: str = "private"):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError(
-                f"tracker=tensorboard needs the package tensorboard ({error}): pip install it, or tracker=local."
-            ) from error
-        self._writer = SummaryWriter(str(Path(directory) / "tensorboard"))
-        self._finite = Finite(warn=False)  # the local tracker has warned already
-        self._first_step = True
-
-    def log(self, metrics, step):
-        if self._first_step:  # a purge marker: viewers hide what a killed run wrote from this step on
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-            start = Event(step=int(step), session_log=SessionLog(status=SessionLog.START))
-            self._writer.file_writer.add_event(start, int(step))
-            self._first_step = False
-        for name, value in self._finite.only(metrics).items():
-            self._writer.add_scalar(name, value, int(step))
-        self._writer.flush()
-
-    def config(self, config):
-        self._writer.add_text("config", _markdown_code(json.dumps(config, indent=2, default=str, ensure_ascii=False)))
-
-    def summary(self, values):
-        for name, value in self._finite.only(numbers(values)).items():
-            self._writer.add_scalar(f"summary/{name}", value, 0)
-
-    def image(self, name, picture, caption=""):
-        import numpy
-
-        opened = picture if isinstance(picture, Image.Image) else Image.open(picture)
-        self._writer.add_image(name, numpy.asarray(opened.convert("RGB")), 0, dataformats="HWC")
-
-    def table(self, name, table):
-        self._writer.add_text(name, _markdown_code(table.to_string(index=False)))
-
-    def curve(self, name, x, y, x_label="x", y_label="y"):
-        from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-        figure = Figure(figsize=(4.5, 3.5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot(floats(x), floats(y))
-        axes.set(title=name, xlabel=x_label, ylabel=y_label)
-        self._writer.add_figure(name, figure, close=False)
-
-    def confusion(self, labels, matrix, name="confusion"):
-        self.table(name, pandas.DataFrame(matrix, columns=list(labels), index=list(labels)).reset_index(names="truth"))
-
-    def finish(self, status="complete"):
-        self._writer.close()
 
 
 class Finite:
@@ -276,6 +258,11 @@ class Finite:
             self._warned = True
             logger.warning("Not a finite number, recorded as missing: %s (said once).", ", ".join(missing))
         return values if null else {name: value for name, value in values.items() if value is not None}
+
+
+def picture_columns(table: pandas.DataFrame) -> list[str]:
+    """Columns whose cells are all pictures."""
+    return [c for c in table.columns if len(table) and all(isinstance(cell, Image.Image) for cell in table[c])]
 
 
 def finite_or_none(value: Any) -> float | None:
@@ -296,11 +283,6 @@ def floats(values: Sequence[float]) -> list[float | None]:
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
-
-
-def _markdown_code(text: str) -> str:
-    """Indented, so that markdown shows it as it is."""
-    return "\n".join("    " + line for line in text.splitlines())
 
 
 def first_line(error: BaseException) -> str:

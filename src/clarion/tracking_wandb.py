@@ -3,10 +3,13 @@
 Mode: WANDB_MODE if set (online | offline | disabled), else `tracker.mode`, else online where an API key is
 configured on this machine (WANDB_API_KEY or netrc), else offline. Nothing is asked, and offline no connection
 is opened. `wandb sync <directory>` uploads an offline run later.
+
+Under `wandb agent` (docs/wandb_sweep.yaml) the agent's run id is kept, so that the sweep finds its runs.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
@@ -20,13 +23,15 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from clarion.errors import UsageError
-from clarion.tracking import Finite, first_line, floats, safe_name, without_paths
+from clarion.tracking import Finite, first_line, floats, picture_columns, safe_name, without_paths
 
 logger = logging.getLogger(__name__)
 
 MODES = ("online", "offline", "disabled")
 ENVIRONMENT = ("WANDB_ERROR_REPORTING", "WANDB_DATA_DIR", "WANDB_CACHE_DIR")
 PER_SAMPLE = {"sample_id", "patient_id"}
+PER_GROUP = {"group"}  # values of a user's own columns (a clinic, an operator): held back of private data
+DATA_TOLD = ("name", "kind", "task", "fold", "folds")  # of the configuration of private data
 
 
 def api_key_configured(environment: Mapping[str, str] = os.environ) -> bool:
@@ -64,8 +69,9 @@ def choose_mode(configured: str | None, environment: Mapping[str, str] = os.envi
 class WandbTracker:
     """One W&B run in <run directory>/wandb.
 
-    `log_images`: send pictures, and tables with one row a sample, of data that is no phantom. A resumed run
-    keeps its W&B id (wandb/id.txt).
+    `log_images`: send pictures, and tables with one row a sample, of data that is no phantom; of private data also
+    subgroups, whose values are the user's own words. `log_checkpoint`: send the weights; else their hashes alone.
+    A resumed run keeps its W&B id (wandb/id.txt), a run of a W&B sweep the agent's.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class WandbTracker:
         tags: list[str] | None = None,
         mode: str | None = None,
         log_images: bool = False,
+        log_checkpoint: bool = False,
     ):
         mode = choose_mode(mode)
         self._environment = {name: os.environ.get(name) for name in ENVIRONMENT}  # put back by finish
@@ -92,6 +99,8 @@ class WandbTracker:
             ) from error
         self._wandb = wandb
         self._may_send_samples = log_images or data_kind == "phantom"
+        self._private = data_kind == "private" and not log_images
+        self._log_checkpoint = log_checkpoint
         self._held_back: set[str] = set()
         self._finite = Finite(warn=False)  # the local tracker has warned already
         folder = Path(directory).resolve() / "wandb"
@@ -134,7 +143,10 @@ class WandbTracker:
         self._run.log({**self._finite.only(metrics), "step": int(step)})
 
     def config(self, config):
-        self._run.config.update(without_paths(config), allow_val_change=True)
+        told = without_paths(config)
+        if self._private and isinstance(told.get("data"), dict):
+            told["data"] = {key: value for key, value in told["data"].items() if key in DATA_TOLD}
+        self._run.config.update(told, allow_val_change=True)
 
     def summary(self, values):
         self._run.summary.update(without_paths(values))
@@ -148,7 +160,12 @@ class WandbTracker:
     def table(self, name, table):
         if PER_SAMPLE & set(table.columns) and not self._may_send(name):
             return
+        if PER_GROUP & set(table.columns) and self._private:
+            self._held_back.add(name)
+            return
         frame = table.astype(object).where(table.notna(), None)
+        for column in picture_columns(table):
+            frame[column] = [self._wandb.Image(picture) for picture in table[column]]
         self._run.log({name: self._wandb.Table(columns=[str(c) for c in frame.columns], data=frame.values.tolist())})
 
     def curve(self, name, x, y, x_label="x", y_label="y"):
@@ -167,6 +184,16 @@ class WandbTracker:
         table = self._wandb.Table(columns=list(fields), data=counts)
         chart = self._wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": name})
         self._run.log({name: chart})
+
+    def artifact(self, name, kind, facts, files):
+        short = {key: value for key, value in without_paths(facts).items() if not isinstance(value, (dict, list))}
+        made = self._wandb.Artifact(re.sub(r"[^\w.\-]", "_", name)[:128], type=kind, metadata=short)
+        with made.new_file("facts.json", encoding="utf-8") as file:
+            json.dump(without_paths(facts), file, indent=2, ensure_ascii=False)
+        if self._log_checkpoint and kind == "model":
+            for inside, path in files.items():
+                made.add_file(str(path), inside)
+        self._run.log_artifact(made)
 
     def finish(self, status="complete"):
         if self._run is None:
@@ -206,6 +233,9 @@ def _settings(wandb: Any, mode: str) -> Any:
 
 
 def _run_id(folder: Path) -> str:
+    given = os.environ.get("WANDB_RUN_ID", "") if os.environ.get("WANDB_SWEEP_ID") else ""
+    if re.fullmatch(r"[\w\-]{1,128}", given):
+        return given
     path = folder / "id.txt"
     known = safe_name(path.read_text(encoding="utf-8").strip()) if path.exists() else ""
     if re.fullmatch(r"[0-9a-f]{12}", known):

@@ -101,7 +101,7 @@ class SurvivalEvaluator:
         for found in (metrics, baseline):  # two integrals compare only over the same times
             if measures.survival is not None and "integrated_brier" in found:
                 times = measures.survival[0][measures.usable_times()]
-                span = f"{len(times)} times, {times.min():g} to {times.max():g} {self.unit}" if len(times) else "no time"
+                span = "no time" if not len(times) else f"{len(times)} times, {times[0]:g} to {times[-1]:g} {self.unit}"
                 said = found["integrated_brier"]
                 said["method"] = said["method"].replace("the predicted times", span)
         return {

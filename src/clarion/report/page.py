@@ -66,7 +66,7 @@ def run_view(run: RunFiles) -> dict[str, Any]:
             for key, value in flatten(without_paths(_without(run.manifest, *ENVIRONMENT))).items()
         ],
         "environment": [
-            (label(str(key)), shown(value))
+            (label(str(key).replace(".", "_")), shown(value))
             for key, value in flatten({k: run.manifest[k] for k in ENVIRONMENT[:-1] if k in run.manifest}).items()
         ],
         "versions": [(str(key), shown(value)) for key, value in as_dict(run.manifest.get("versions")).items()],

@@ -53,7 +53,8 @@ def publish_results(
             tracker.curve(f"{evaluator}/{name}", curve["x"], curve["y"], *axes)
         if confusion := result.get("confusion"):
             tracker.confusion(confusion["labels"], confusion["matrix"], f"{evaluator}/confusion")
-    for name, table in (("results", rows), ("subgroups", subgroups), ("cases", _cases(run)), ("examples", flat_examples(run))):
+    tables = {"results": rows, "subgroups": subgroups, "cases": _cases(run), "examples": flat_examples(run)}
+    for name, table in tables.items():
         if table:
             tracker.table(name, pandas.DataFrame(table))
     tracker.summary({name: value for name, value in summary.items() if value is not None})
@@ -63,10 +64,10 @@ def publish_results(
 def published_names(evaluator: str, run: RunFiles) -> dict[str, str]:
     """{metric: its column's title} of the published table that the run's experiment names, else of the first one with
     this evaluator; {} where there is none."""
-    from clarion import tables
+    from clarion.tables import find, table_names
 
     try:
-        folders = {name: tables.find(name) for name in tables.table_names()}
+        folders = {name: find(name) for name in table_names()}
     except ClarionError:  # no experiments folder beside an installed package
         return {}
     experiment = next((o.partition("=")[2] for o in run.overrides if o.lstrip("+").startswith("experiment=")), "")

@@ -41,7 +41,13 @@ LABELS = {
     "coco_map50": "COCO mAP50",
     "coco_map50_95": "COCO mAP50:95",
 }
-WORDS = {"bscan": "B-scan", "bscans": "B-scans", "auc": "AUC", "erm": "ERM", "icc": "ICC", "iou": "IoU", "roc": "ROC"}
+WORDS = {
+    "bscan": "B-scan", "bscans": "B-scans", "um": "µm", "iou": "IoU", "logprob": "log-probability", "cpu": "CPU",
+    "semscore": "SemScore", "chrf": "chrF", "sacrebleu": "sacreBLEU", "rouge": "ROUGE", "bleu": "BLEU",
+    "meteor": "METEOR", "p95": "95th percentile,",
+} | {name: name.upper() for name in (
+    "auc", "erm", "icc", "roc", "mae", "ilm", "rnfl", "gcl", "ipl", "inl", "opl", "onl", "ez", "rpe", "bm", "ece",
+)}  # fmt: skip
 
 
 def label(name: str) -> str:

@@ -53,7 +53,7 @@ def test_what_must_go(text, expected):
     "The refraction was -2.50 -0.75 x 180; cell count 1250 cells/mm2; enzyme EC 3.1.1.11.",
     "Patients were treated at Henry Ford Hospital. The Patient Education Program was used.",
     "환자 안전을 위해 이상 소견을 확인하였고 정상 범위였다. 백내장과 고혈압이 있다. 주의 깊은 조기 치료.",
-    "Card-like 4111 1111 1111 1112 fails its checksum; 123-45-67890 is no business number; 991332-1234567 no birthday.",
+    "Card-like 4111 1111 1111 1112 fails its checksum; 991332-1234567 is no birthday.",
     "Snellen Chart was used. Zeiss Cirrus was used in May or June.",
 ])  # fmt: skip
 def test_what_must_stay(text):
