@@ -178,6 +178,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto")
     p.set_defaults(run=explain)
 
+    p = commands.add_parser("cox", help="the Cox model of every gene in every cancer of a cohort, as a table")
+    p.add_argument("data", metavar="DATA", help="survival data of conf/data (omics_demo, gse7390, ...) or a folder")
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as horizon=36 covariates=[age] data.cohort=luad")
+    p.add_argument("--out", required=True, metavar="DIR", help="table.parquet, table.csv, summary.json")
+    p.add_argument("--format", choices=["md", "json"], default="md")
+    p.set_defaults(run=cox)
+
     p = commands.add_parser("embed", help="each sample's embedding before the last layer of a network, as parquet")
     p.add_argument("model", metavar="RUN", help="a run directory (its best checkpoint is used)")
     p.add_argument("--split", default="all", help="train, val, test or all (default: all)")
@@ -409,6 +416,17 @@ def explain(args: argparse.Namespace) -> int:
     result = explaining.explain_runs(runs, args.split, args.top, out, args.patients, args.device)
     print(f"written: {result['out']}/explanation.json, .csv, .html", file=sys.stderr)
     print(to_json(result) if args.format == "json" else explaining.markdown(result), end="")
+    return 0
+
+
+def cox(args: argparse.Namespace) -> int:
+    from clarion import genomewide
+    from clarion.record import to_json
+
+    _log_to_stderr()
+    summary = genomewide.fit_genes(args.data, args.overrides, Path(args.out).expanduser())
+    print(f"written: {summary['out']}/table.parquet, table.csv, summary.json", file=sys.stderr)
+    print(to_json(summary) if args.format == "json" else genomewide.markdown(summary), end="")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from clarion import config, distributed, jobs
+from clarion import beside, config, distributed, jobs
 from clarion.before import add_before, predict_before
 from clarion.errors import ClarionError, UsageError
 from clarion.record import RunRecord, hash_tree, now, to_json, write_atomic
@@ -51,7 +51,8 @@ def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, override
             reason, score = str(error), ""
             if getattr(error, "status", None) == "pruned":  # by the study this run is a trial of
                 status, code = "pruned", 0
-            log.log(logging.ERROR if code else logging.INFO, "%s", error)
+            if not distributed.rank():  # process 0 says it for all
+                log.log(logging.ERROR if code else logging.INFO, "%s", error)
         else:
             status, reason, score, code = "failed", f"{type(error).__name__}: {error}", "", 1
             log.error("%s: %s (the whole trace is in %s)", type(error).__name__, error, directory / "error.txt")
@@ -135,6 +136,7 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord, given:
     seed_everything(cfg.seed)
     trainer = build(cfg.trainer, model=model, seed=cfg.seed)
     trainer.check()
+    beside.names(cfg)
     data = build_data(cfg)
     record.update(
         processes=distributed.world_size(),
@@ -223,6 +225,7 @@ def predict_and_evaluate(
     predictions, truth = tables[final]
     if truth is None:
         raise UsageError(f"data={cfg.data.name} has no truth to score against: use `clarion predict` for predictions.")
+    others, absent = beside.baselines(cfg, data, final, record, checkpoint)
     context = {
         "task": cfg.model.task,
         "class_names": list(getattr(data, "class_names", [])),
@@ -231,6 +234,8 @@ def predict_and_evaluate(
         "validation": tables.get("val") if final != "val" else None,
         "train_counts": train_counts(data),
         "train_truth": train_truth(data),
+        "baselines": others,
+        "baseline_notes": absent,
     }
     results, overlaps = {}, find_overlaps(cfg, data, final, checkpoint)
     for name, node in cfg.evaluators.items():
@@ -354,6 +359,7 @@ def re_evaluate(
                 trainer = build(cfg.trainer, model=cfg.model, seed=cfg.seed)
                 splits = [split] if split == "val" else ["val", split]
                 metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, splits, checkpoint)
+                track_evaluation(cfg, record.directory, metrics, data)
                 record.finish(metrics)
         except BaseException as error:
             record.fail(error, traceback.format_exc())
@@ -506,6 +512,16 @@ def finish_page(cfg: DictConfig, directory: Path) -> None:
         write_report(directory, build_data(cfg))
     except ClarionError as error:
         log.warning("the page of %s could not be written: %s", directory, error)
+
+
+def track_evaluation(cfg: DictConfig, directory: Path, metrics: dict, data: Any) -> None:
+    """A run of its own in the tracker (job type eval), for an evaluation without training."""
+    from clarion import tracking
+
+    tracker = tracking.trackers(cfg.tracker, directory, data.kind)
+    tracker.config(trackable(cfg, data.kind))
+    publish(tracker, directory, metrics, data)
+    tracker.finish()
 
 
 def write_report(directory: Path, data: Any) -> Path | None:

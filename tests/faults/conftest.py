@@ -20,8 +20,7 @@ def commands(tmp_path_factory) -> dict[str, list[str]]:
             "evaluators.detection.n_resamples=20",
         ],
         "lightning": [
-            "model=swin_nano", *stages, epochs, "trainer.batch_size=4", "model.network=resnet10t",
-            "model.network_args={}", "model.image_size=64", "evaluators.classification.n_resamples=20",
+            "model=swin_nano", *stages, epochs, "trainer.batch_size=4", "evaluators.classification.n_resamples=20",
         ],
         "estimator": ["model=logreg_image_stats", *stages, "evaluators.classification.n_resamples=20"],
     }  # fmt: skip

@@ -128,3 +128,43 @@ class Browser:
         """The whole page as PNG."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(shot["data"]))
+
+
+# size of the smallest text as it appears: SVG text shrinks with its drawing
+SMALLEST_TEXT = """Math.min(...[...document.querySelectorAll('p,td,th,li,figcaption,text,summary,pre')]
+  .filter(e => e.checkVisibility() && e.getClientRects().length).map(e => parseFloat(getComputedStyle(e).fontSize)
+    * (e.tagName === 'text' ? Math.hypot(e.getCTM().a, e.getCTM().b) : 1)))"""
+
+# WCAG contrast of text colour on the nearest opaque background
+LOWEST_CONTRAST = """(() => {
+  const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
+  const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const behind = e => { for (; e; e = e.parentElement) { const s = getComputedStyle(e).backgroundColor, c = parse(s);
+    if (s.startsWith('rgb') && (c.length < 4 || c[3] === 1)) return c; } return [255, 255, 255]; };
+  let lowest = 21;
+  for (const e of document.querySelectorAll('h1,h2,h3,p,th,li,b,a,summary,.quiet,.tag,footer,text,figcaption,pre')) {
+    const s = getComputedStyle(e), a = light(parse(e.tagName === 'text' ? s.fill : s.color)), b = light(behind(e));
+    lowest = Math.min(lowest, (Math.max(a, b) + .05) / (Math.min(a, b) + .05));
+  }
+  return lowest;
+})()"""
+
+# labels of one chart that are drawn over each other, and blocks of text that cover the next one
+OVERLAPPING = """(() => {
+  const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3;
+  const found = [];
+  for (const svg of document.querySelectorAll('svg.chart')) {
+    if (!svg.getClientRects().length) continue;
+    const texts = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+    texts.forEach(([a, box], i) => texts.slice(i + 1).forEach(([b, other]) => {
+      if (meet(box, other)) found.push(a + ' / ' + b); }));
+  }
+  const blocks = [...document.querySelectorAll('main p, main li, main figcaption, main summary, main h2, main h3')]
+    .filter(e => e.checkVisibility() && e.getClientRects().length && !e.closest('.scroll'));
+  blocks.slice(1).forEach((e, i) => { if (!blocks[i].contains(e)
+    && meet(blocks[i].getBoundingClientRect(), e.getBoundingClientRect())) found.push(e.textContent.slice(0, 60)); });
+  return found.slice(0, 5);
+})()"""

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from chromium_page import LOWEST_CONTRAST, SMALLEST_TEXT
 from drawn_study import drawn_study, known_association, measured_study
-from test_pages import HOSTILE, LOWEST_CONTRAST, SMALLEST_TEXT, assert_static, text_of
+from test_pages import HOSTILE, assert_static, text_of
 
 from clarion.findings import Document, Finding
 from clarion.oct.volume import Flag

@@ -87,7 +87,8 @@ class Cohort:
         return replace(self, omics={name: self.omics[name] for name in modalities})
 
     def fingerprint(self) -> str:
-        """Hash of the patients, their survival and every omics value: what a table fitted on them is bound to."""
+        """Hash of the patients, their survival and every omics value. A table fitted on them keeps it in its settings;
+        what it refuses evaluated patients by are their ids alone (lookup.FittedOn)."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update("\0".join(map(str, self.patients)).encode())
         digest.update(self.time.tobytes() + self.event.tobytes())

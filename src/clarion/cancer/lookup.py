@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from clarion.cancer.cox import STATUS, RankNormal, fit
 from clarion.cancer.cox.table import COLUMNS
 from clarion.errors import DataError, UsageError
 from clarion.evaluators.bootstrap import bootstrap, entry
+from clarion.evaluators.survival_scores import Concordance, RankedAuc, cases_and_controls
 
 VERSION = 1
 _META = b"clarion.cox_lookup"
@@ -92,6 +93,11 @@ class LookupTable:
                 f"The coefficient table was fitted on patients that are evaluated here ({parts}): their outcome leaks "
                 "into the input. Fit the table on the training patients of this fold."
             )
+
+    def same_as(self, other: LookupTable) -> bool:
+        """The same patients, settings and figures."""
+        return (self.patients == other.patients and self.settings == other.settings
+                and self.frame.equals(other.frame))  # fmt: skip
 
     def matrix(self, column: str = "coef") -> pd.DataFrame:
         """[gene x cancer] of one column; NaN where a cancer has no such gene."""
@@ -236,8 +242,11 @@ def by_cancer(
 def fit_cohort(
     cohort: Cohort, modality: str = "rna", covariates: Sequence[str] = (), strata: str | None = None, **options
 ) -> LookupTable:
-    """fit_pancancer over the cancers of a cohort."""
-    return fit_pancancer(by_cancer(cohort, modality, covariates, strata), **options)
+    """fit_pancancer over the cancers of a cohort. The settings keep the cohort's fingerprint (patients, survival and
+    values) and the scale of its values, in whose units the coefficients are."""
+    table = fit_pancancer(by_cancer(cohort, modality, covariates, strata), **options)
+    bond = {"cohort": cohort.with_omics([modality]).fingerprint(), "scale": cohort.scale.get(modality, "")}
+    return replace(table, settings={**table.settings, **bond})
 
 
 @dataclass(frozen=True)
@@ -286,8 +295,9 @@ def leak_gap(
     for number, (train, test) in enumerate(folds):
         known = set(expression.index)
         train, test = [p for p in train if p in known], [p for p in test if p in known]
-        values = expression
+        values, missing = expression, expression.loc[train].mean()
         if scale == "rank":
+            missing = 0.0
             learned = RankNormal.fit(expression.loc[train].to_numpy())
             values = pd.DataFrame(learned.apply(expression.to_numpy()), expression.index, expression.columns)
         truth = survival.loc[test]
@@ -298,52 +308,41 @@ def leak_gap(
             table = fit_pancancer([("one", values.loc[fitted], of["time"], of["event"])], horizon=horizon, **options)
             if kind == "nested":
                 table.check(test)
-            part[kind] = sign_score(table.of("one"), values.loc[test], top)
-        dead, alive = _state_at(truth["time"].to_numpy(), truth["event"].to_numpy(), horizon)
-        pairs = {"c": _comparable(truth["time"].to_numpy(), truth["event"].to_numpy()), "auc": dead[:, None] & alive}
-        for measure, comparable in pairs.items():
-            for kind in ("nested", "leaky"):
-                part[f"{measure}_{kind}"] = _concordant(comparable, part[kind])
-                fold[f"{measure}_{kind}"] = float(_ratio(*part[f"{measure}_{kind}"], np.ones((1, len(test))))[0])
-        rows.append({**fold, "n_auc": int((dead | alive).sum())})
+            part[kind] = sign_score(table.of("one"), values.loc[test], top, missing)
+        died, ones = truth["event"].to_numpy(bool), np.ones((1, len(test)))
+        case, control = cases_and_controls(truth["time"].to_numpy(), died, horizon)
+        for kind in ("nested", "leaky"):
+            pairs = Concordance(truth["time"].to_numpy(), died, part[kind])
+            area = RankedAuc(part[kind])
+            part[f"c_{kind}"] = partial(_c_index, pairs)
+            part[f"auc_{kind}"] = partial(_area, area, case.astype(np.float64), control.astype(np.float64))
+            for measure in ("c", "auc"):
+                fold[f"{measure}_{kind}"] = float(part[f"{measure}_{kind}"](ones)[0])
+        rows.append({**fold, "n_auc": int((case | control).sum())})
         parts.append(part)
     summary = _summary(parts, rows, n_resamples, seed, notes)
     return LeakGap(pd.DataFrame(rows), summary, tuple(notes))
 
 
-def sign_score(rows: pd.DataFrame, expression: pd.DataFrame, top: int = 50) -> np.ndarray:
+def sign_score(
+    rows: pd.DataFrame, expression: pd.DataFrame, top: int = 50, missing: float | pd.Series = 0.0
+) -> np.ndarray:
     """Sum of sign(coefficient) x value over the `top` genes of smallest likelihood-ratio p, [n]; higher is worse.
 
-    rows: LookupTable.of(cancer). A missing value counts as the mean of the patients given."""
+    rows: LookupTable.of(cancer). missing: what an absent value counts as, so that a score does not depend on who else is
+    scored: 0, the middle of scaled values, or the training patients' mean of each gene (a Series; 0 where it is NaN)."""
     best = rows["p_lr"].dropna().sort_values(kind="stable").index[:top]
     values = expression[best].to_numpy(np.float64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a gene that nobody here has: 0
-        mean = np.nan_to_num(np.nanmean(values, axis=0))
-    return np.where(np.isnan(values), mean, values) @ np.sign(rows.loc[best, "coef"].to_numpy())
+    stand = np.nan_to_num(missing[best].to_numpy(np.float64)) if isinstance(missing, pd.Series) else missing
+    return np.where(np.isnan(values), stand, values) @ np.sign(rows.loc[best, "coef"].to_numpy())
 
 
-def _state_at(time, event, horizon) -> tuple[np.ndarray, np.ndarray]:
-    """(known dead by the horizon, known alive at it) [n] bool; the others were censored before."""
-    return event & (time <= horizon), time > horizon
+def _c_index(pairs: Concordance, weights: np.ndarray) -> np.ndarray:
+    return pairs(weights, np.ones(weights.shape[1]))[0]
 
 
-def _comparable(time: np.ndarray, event: np.ndarray) -> np.ndarray:
-    """[n, n]: i died before j did or was last seen (Harrell 1982); at one time a death comes before a censoring."""
-    return event[:, None] & ((time[:, None] < time) | ((time[:, None] == time) & ~event))
-
-
-def _concordant(comparable: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(comparable, concordant with ties counted half), both float [n, n]."""
-    better = (score[:, None] > score) + 0.5 * (score[:, None] == score)
-    return comparable.astype(np.float64), comparable * better
-
-
-def _ratio(comparable: np.ndarray, concordant: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The c-index under each row of patient weights [B, n]; NaN where nothing can be compared."""
-    total = np.einsum("bi,bi->b", weights @ comparable, weights)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(total > 0, np.einsum("bi,bi->b", weights @ concordant, weights) / total, np.nan)
+def _area(area: RankedAuc, case: np.ndarray, control: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return area(weights, case, control)
 
 
 def _summary(parts: list[dict], rows: list[dict], n_resamples: int, seed: int, notes: list[str]) -> dict[str, dict]:
@@ -355,7 +354,7 @@ def _summary(parts: list[dict], rows: list[dict], n_resamples: int, seed: int, n
         means = {}
         for name in ("c_nested", "c_leaky", "auc_nested", "auc_leaky"):
             defined = [(part, w) for part, w, row in zip(parts, pieces, rows) if np.isfinite(row[name])]
-            values = [_ratio(*part[name], w) for part, w in defined] or [np.full(len(weights), np.nan)]
+            values = [part[name](w) for part, w in defined] or [np.full(len(weights), np.nan)]
             means[name] = np.mean(values, axis=0)
         return {**means, **{f"{m}_gap": means[f"{m}_leaky"] - means[f"{m}_nested"] for m in ("c", "auc")}}
 

@@ -73,13 +73,15 @@ def input_pairs(
     evaluated: bool,
     genes: Sequence[str] | None = None,
     fallback: str = "pan_cancer",
+    scale: str | None = None,
 ) -> Pairs:
     """The pairs of these patients.
 
     expression: patients x genes, index patient_id, NaN missing, in the scale the table was fitted in; cancer [n].
     evaluated: True for patients a model is scored on: the table must not have been fitted on any of them (DataError).
     genes: which, in this order; default all of the table. fallback: "pan_cancer" or "none", what stands in where the
-    patient's cancer has no finite coefficient of a gene.
+    patient's cancer has no finite coefficient of a gene. scale: what the expression's values are (Cohort.scale);
+    DataError where the table says that it was fitted in another: its coefficients are per unit of that.
     """
     if fallback not in ("pan_cancer", "none"):
         raise UsageError(f'fallback="{fallback}" is neither "pan_cancer" nor "none".')
@@ -88,6 +90,10 @@ def input_pairs(
         raise DataError(f"{len(cancer)} cancer types for {len(expression)} patients.")
     if expression.columns.has_duplicates or expression.index.has_duplicates:
         raise DataError("Patients or genes come twice in the expression; keep one row a patient and one column a gene.")
+    fitted = table.settings.get("scale")
+    if scale and fitted and scale != fitted:
+        raise DataError(f"The coefficient table was fitted on values in {fitted}, these are in {scale}: bring them to one "
+                        "scale, or fit the table again.")  # fmt: skip
     if evaluated:
         table.check(expression.index)
     genes = table.genes if genes is None else pd.Index(list(genes), name="gene")
@@ -156,7 +162,8 @@ def pairs_per_fold(
                 side: pd.DataFrame(learned.apply(v.to_numpy()).astype(np.float32), v.index, v.columns)
                 for side, v in values.items()
             }
-        fitted = _with(sides["train"], modality, values["train"])
+        named = "rank-normal scores of the training" if scale == "rank" else cohort.scale.get(modality, "")
+        fitted = _with(sides["train"], modality, values["train"], named)
         table = fit_cohort(fitted, modality, covariates, strata, **options)
         if not table.frame["p_lr"].notna().any():
             why = table.frame["status"].value_counts().index[0]
@@ -169,7 +176,7 @@ def pairs_per_fold(
             number, table,
             *(
                 input_pairs(table, values[side], sides[side].clinical["cancer"], evaluated=side == "test", genes=chosen,
-                            fallback=fallback)
+                            fallback=fallback, scale=named)
                 for side in ("train", "test")
             ),
         )  # fmt: skip
@@ -182,5 +189,5 @@ def top_genes(table: LookupTable, count: int) -> pd.Index:
     return pd.Index(best.iloc[:count], name="gene")
 
 
-def _with(cohort: Cohort, modality: str, values: pd.DataFrame) -> Cohort:
-    return Cohort(cohort.name, cohort.clinical, {modality: values}, cohort.kind, cohort.scale, cohort.notes)
+def _with(cohort: Cohort, modality: str, values: pd.DataFrame, scale: str) -> Cohort:
+    return Cohort(cohort.name, cohort.clinical, {modality: values}, cohort.kind, {modality: scale}, cohort.notes)

@@ -52,7 +52,15 @@ def inside(root: Path, path: str | os.PathLike, source: str) -> Path:
             names={"name": text},
             source=source,
         )
-    if not joined.resolve().is_relative_to(root):
+    try:
+        resolved = joined.resolve()
+    except (RuntimeError, OSError):  # before Python 3.13 a loop of links is a RuntimeError
+        raise named_error(
+            "{source}: {name} is a link that leads to itself; remove it.",
+            names={"name": joined.relative_to(root).as_posix()},
+            source=source,
+        ) from None
+    if not resolved.is_relative_to(root):
         raise named_error(
             "{source}: {name} is a link out of data.root; "
             "put the file itself there, or set data.root to the folder that holds both.",
@@ -84,5 +92,10 @@ def walk(root: Path, folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
                 if entry.is_dir():
                     pending.append(Path(entry.path))
                 elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                    if not entry.is_file() and os.path.exists(entry.path):  # reading a pipe would wait for ever
+                        raise named_error(
+                            "the data folder: {name} is no regular file but a pipe, socket or device; remove it.",
+                            names={"name": Path(entry.path).relative_to(root).as_posix()},
+                        )
                     found.append(Path(entry.path))
     yield from sorted(found)

@@ -7,7 +7,6 @@ contradiction rate, and the SemScore in which an answer that contradicts its ref
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from clarion.evaluators import text_overlap
 from clarion.evaluators.bootstrap import Interval, bootstrap, entry
 from clarion.evaluators.generation import words
 from clarion.evaluators.join import join
+from clarion.evaluators.mcqa_questions import as_text
 from clarion.evaluators.polarity import MIN_SIMILARITY, contradiction
 from clarion.evaluators.subgroups import subgroups
 from clarion.evaluators.text_embedding import Encoder, cosines
@@ -250,7 +250,3 @@ def _rates(predictions: pd.DataFrame, texts: Sequence[str], notes: list[str]) ->
         if cut.any():
             notes.append(f"{int(cut.sum())} answer(s) reached max_new_tokens and are scored as they are.")
     return rates
-
-
-def as_text(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

@@ -11,9 +11,9 @@ import pandas as pd
 
 from clarion.errors import DataError
 from clarion.evaluators.bootstrap import bootstrap, entry, wilson
-from clarion.evaluators.essay import as_text
 from clarion.evaluators.grounding_claims import KINDS, Claim, read_source, unsupported
 from clarion.evaluators.join import join
+from clarion.evaluators.mcqa_questions import as_text
 from clarion.evaluators.subgroups import subgroups
 
 BOOTSTRAP = "percentile bootstrap over patients (documents)"

@@ -58,6 +58,7 @@ class Questions:
 
 
 def nothing(rows: int) -> dict:
+    """The result of a table without a question that has options."""
     return {
         "metrics": {}, "baseline": {}, "curves": {}, "subgroups": {},
         "notes": [f"None of the {rows} rows has options: there is no multiple-choice question (evaluator=essay)."],
@@ -65,14 +66,17 @@ def nothing(rows: int) -> dict:
 
 
 def as_text(value: Any) -> str:
+    """A cell of a table as text; missing ones (None, NaN) as the empty text."""
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def is_list(value: Any) -> bool:
+    """Lists, and the arrays that parquet makes of them."""
     return isinstance(value, list | tuple | np.ndarray)
 
 
 def check_gold(gold: np.ndarray, options: Sequence[Sequence[str]], ids: pd.Series) -> None:
+    """Raise DataError where an answer is none of its options."""
     bad = [i for i, g, o in zip(ids, gold, options, strict=True) if len(o) < 2 or g >= len(o)]
     if bad:
         raise DataError(f"answer_index points outside the options of {len(bad)} sample(s), first {bad[0]}.")
@@ -116,6 +120,7 @@ def scores_of(
 
 
 def normalised(logprobs, predictions) -> list[np.ndarray | None]:
+    """Sums of log-probabilities -> means a token of the option."""
     return [
         None if row is None else row / np.maximum(np.asarray(tokens, dtype=np.float64), 1)
         for row, tokens in zip(logprobs, predictions["option_tokens"], strict=True)
@@ -128,6 +133,7 @@ def argmax(rows: list[np.ndarray | None] | None) -> np.ndarray | None:
 
 
 def softmax(logprobs, predictions, rule: str) -> list[np.ndarray | None] | None:
+    """Probability of each option among the options of its question; rule: sum or mean."""
     if logprobs is None:
         return None
     rows = normalised(logprobs, predictions) if rule == "mean" else logprobs
@@ -142,6 +148,7 @@ def softmax(logprobs, predictions, rule: str) -> list[np.ndarray | None] | None:
 
 
 def tell_failures(parsed: Sequence[Parsed], notes: list[str]) -> None:
+    """Note how many answers chose nothing, and why."""
     why = Counter(p.why for p in parsed if p.index is None)
     if why:
         said = {"none": "name no option", "several": "name several", "refusal": "refuse", "empty": "are empty"}
@@ -187,6 +194,7 @@ def positions(rows: Questions, choice: Choices, metrics: dict, notes: list[str])
 
 
 def reliability(probability, gold: np.ndarray) -> dict:
+    """Accuracy by probability of the chosen option, a point a bin that holds any."""
     rows = [(p.max(), p.argmax() == g) for p, g in zip(probability, gold, strict=True) if p is not None]
     top, right = np.array([r[0] for r in rows]), np.array([r[1] for r in rows], dtype=float)
     bins = np.minimum((top * BINS).astype(int), BINS - 1)
@@ -200,6 +208,7 @@ def reliability(probability, gold: np.ndarray) -> dict:
 
 
 def confusion(rows: Questions, choice: Choices) -> dict:
+    """Classes of the answers by classes of the choices; the last column is no choice at all."""
     classes = len(rows.names)
     true = np.array([row[g] for row, g in zip(rows.labels, rows.gold, strict=True)])
     matrix = np.zeros((classes + 1, classes + 1), dtype=int)

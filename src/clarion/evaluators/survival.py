@@ -36,8 +36,10 @@ METHODS = {
     "calibration_intercept": "calibration in the large, log odds (0 best, above: risk is underestimated), IPCW",
     "calibration_error": "mean |Kaplan-Meier - prediction| over groups of neighbouring predictions",
     "calibration_ratio": "observed (Kaplan-Meier) / mean predicted risk (1 best)",
-    "c_index_gain_over": "Harrell's c-index minus that of the baseline on the same resamples{inside}",
+    "c_index_gain_over": "Harrell's c-index minus that of the baseline on the same resamples{inside}; beside it the "
+    "baseline's own c-index over the same pairs",
 }
+GAIN = "c_index_gain_over_"
 
 
 class SurvivalEvaluator:
@@ -69,7 +71,8 @@ class SurvivalEvaluator:
         """predictions: sample_id, patient_id, risk (higher is worse), optional survival and times (lists: S(t) at t);
         truth: time, event, optional age, cancer and columns that make subgroups; context: seed, train_truth (time,
         event of the training patients, for IPCW) or None, times (instead of the column), baselines ({name: predictions
-        of another model}) or None."""
+        of another model}) or None, baseline_notes (sentences on those that are absent). The gain over each baseline
+        stands in `metrics`, the baseline's own c-index under the same name in `baseline`."""
         notes: list[str] = []
         context = _with_training(context)
         predictions, truth = join(predictions, truth, ["risk"], ["time", "event"])
@@ -82,7 +85,7 @@ class SurvivalEvaluator:
         stat = measures.statistic()
 
         def everything(weights: np.ndarray) -> dict[str, np.ndarray]:
-            return stat(weights) | {f"c_index_gain_over_{name}": v for name, v in gains(weights).items()}
+            return stat(weights) | {GAIN + name: v for name, v in gains(weights).items()}
 
         metrics = self._entries(everything, cohort, patients, seed, notes)
         metrics |= self._known(cohort, patients, notes) | self._events(cohort, patients)
@@ -209,6 +212,7 @@ class SurvivalEvaluator:
     def _baselines(self, truth: pd.DataFrame, context: Mapping[str, Any], notes: list[str]) -> dict[str, np.ndarray]:
         """Risks of what the model should beat, by name: those of the context, then age."""
         found = {}
+        notes += context.get("baseline_notes") or []
         for name, table in (context.get("baselines") or {}).items():
             table, _ = join(table, truth, ["risk"], [], (f"predictions of {name}", "truth"))
             found[str(name)] = numbers(table, "risk", f"predictions of {name}")
@@ -231,6 +235,7 @@ class SurvivalEvaluator:
             rank = Measures(cohort, risk, None, self.horizons, self.tau, self.within).statistic()
             what = "age alone (older is worse)" if name == "age" and len(others) == 1 else name
             plain = {key: {**e, "name": what} for key, e in self._entries(rank, cohort, patients, seed, []).items()}
+            plain |= self._own_scores(cohort, others, patients, seed)
         else:
             rank = Measures(cohort, np.zeros(len(cohort)), None, self.horizons, self.tau, self.within).statistic()
             counts = self.counts(cohort, patients)
@@ -243,6 +248,21 @@ class SurvivalEvaluator:
         what = f"Kaplan-Meier of the {source} patients, the same for all"
         probability = self._entries(same.brier(), cohort, patients, seed, [])
         return plain | {key: {**e, "name": what} for key, e in probability.items()}
+
+    def _own_scores(self, cohort, others, patients, seed) -> dict[str, dict]:
+        """The c-index of every baseline over the pairs of its gain, under the gain's name."""
+        ones = np.ones(len(cohort))
+        pairs = {GAIN + n: Concordance(cohort.time, cohort.event, r, cohort.within) for n, r in others.items()}
+        found = bootstrap(
+            lambda w: {name: pair(w, ones)[0] for name, pair in pairs.items()}, patients, self.n_resamples, seed,
+            self.level,
+        )  # fmt: skip
+        inside = f", pairs inside one {self.within}" if cohort.within is not None else ""
+        method = f"Harrell's c-index of the baseline{inside}; {OVER}"
+        return {
+            name: {**entry(interval, len(cohort), len(set(patients)), method, None), "name": name.removeprefix(GAIN)}
+            for name, interval in found.items()
+        }
 
     def _same_for_all(self, cohort, measures, truth, context) -> Measures | None:
         """Predictions that give everyone the training's Kaplan-Meier estimate; None where no survival is predicted."""

@@ -44,15 +44,16 @@ def home(checkpoint: Path) -> Path | None:
 class Overlaps:
     """The items of one split against what a model was trained on; `apply` adds both to an evaluator's result.
 
-    checkpoint: of the model; the run it lies in holds the index. pretrained: its start weights came from elsewhere, so
-    what they were trained on is unknown. Built only for data with eval_texts; see `of`."""
+    checkpoints: of the model; the first that lies in a run with an index gives it. pretrained: its start weights came
+    from elsewhere, so what they were trained on is unknown. Built only for data with eval_texts; see `of`."""
 
-    def __init__(self, data: Any, split: str, checkpoint: Path, pretrained: bool):
-        directory = home(checkpoint)
+    def __init__(self, data: Any, split: str, checkpoints: Iterable[Path], pretrained: bool):
+        runs = [run for checkpoint in checkpoints if (run := home(checkpoint)) is not None]
+        directory = next((run for run in runs if (run / FOLDER).is_dir()), None)
         self.index: TrainIndex | None = None
         self.table: pd.DataFrame | None = None
         self.unknown: list[str] = []
-        if directory is not None and (directory / FOLDER).is_dir():
+        if directory is not None:
             try:
                 self.index = TrainIndex.load(directory / FOLDER)
             except DataError as error:  # the scores stand without it
@@ -74,7 +75,9 @@ class Overlaps:
         """None where the question does not arise: another task, or data that give no texts."""
         if data.task != "generation" or not hasattr(data, "eval_texts"):
             return None
-        return cls(data, split, checkpoint, pretrained=model.get("weights") != "random")
+        # model=hf_causal model.path=RUN/checkpoints/best: the weights are of another run
+        given = [Path(str(model["path"]))] if model.get("path") else []
+        return cls(data, split, [checkpoint, *given], pretrained=model.get("weights") != "random")
 
     def apply(
         self,

@@ -23,9 +23,9 @@ from clarion.tracking import without_paths
 
 KINDS = {
     "phantom": "Phantom data: made by a simulator. These figures say nothing about patients.",
-    "private": "Private data. Pictures and texts of it are left out; tracker.log_images=true shows them.",
+    "private": "Private data. This page holds pictures or text of it: keep it where the data may be kept.",
 }
-PRIVATE_SHOWN = "Private data. This page holds pictures or text of it: keep it where the data may be kept."
+PRIVATE_HIDDEN = "Private data. Pictures and texts of it are left out; tracker.log_images=true shows them."
 ENVIRONMENT = ("git", "device", "processes", "python", "platform", "cpu_count", "versions")  # of the manifest
 
 
@@ -100,7 +100,8 @@ def duration(seconds: Any) -> str:
 
 
 def _kind_sentence(run: RunFiles) -> str:
-    return PRIVATE_SHOWN if run.data_kind == "private" and run.shows_samples else KINDS.get(run.data_kind, "")
+    hidden = run.data_kind == "private" and not run.shows_samples
+    return PRIVATE_HIDDEN if hidden else KINDS.get(run.data_kind, "")
 
 
 def _without(value: Mapping, *names: str) -> dict:

@@ -13,10 +13,10 @@ import numpy
 import pandas
 
 from clarion.errors import ClarionError
-from clarion.evaluators.bootstrap import bootstrap
+from clarion.evaluators.bootstrap import Interval, bootstrap
 from clarion.evaluators.mcqa_questions import argmax, as_text, scores_of
 from clarion.report.charts import number
-from clarion.report.files import RunFiles
+from clarion.report.files import RunFiles, as_dict
 from clarion.report.results import label
 
 RESAMPLES = 1000
@@ -32,7 +32,7 @@ def paired_view(runs: Sequence[RunFiles], letters: Sequence[str]) -> dict[str, A
     for run, letter in zip(runs[1:], letters[1:], strict=True):
         name = f"{letter} − {letters[0]}"
         try:
-            found, n, patients = differences(runs[0], run)
+            found, n, patients, said = _compared(runs[0], run)
         except ClarionError as error:
             notes.append(f"{name}: not compared, {error}")
             continue
@@ -40,6 +40,7 @@ def paired_view(runs: Sequence[RunFiles], letters: Sequence[str]) -> dict[str, A
             continue
         pairs.append(name)
         notes.append(f"{name}: {number(n)} samples of {number(patients)} patients that both predicted.")
+        notes += [f"{name}: {sentence}" for sentence in said]
         for metric, interval in found.items():
             rows.setdefault(metric, []).append(_cell(name, metric, interval, letter, letters[0]))
     if not pairs:
@@ -56,7 +57,7 @@ def _cell(pair: str, metric: str, interval, letter: str, first: str) -> dict[str
     text += f" [{interval.low:+.3f}, {interval.high:+.3f}]"
     if interval.low <= 0 <= interval.high:
         return {"pair": pair, "text": text, "verdict": "no difference shown"}
-    better = (interval.value > 0) != (metric in LOWER_IS_BETTER)
+    better = (interval.value > 0) != metric.startswith(LOWER_IS_BETTER)
     return {"pair": pair, "text": text, "verdict": f"{letter if better else first} better"}
 
 
@@ -65,8 +66,13 @@ def differences(a: RunFiles, b: RunFiles) -> tuple[dict[str, Any], int, int]:
 
     Empty where the tasks differ or tables are absent. Raises ClarionError where they share no sample or disagree on the
     truth of one."""
+    return _compared(a, b)[:3]
+
+
+def _compared(a: RunFiles, b: RunFiles) -> tuple[dict[str, Any], int, int, list[str]]:
+    """As differences, and sentences on how."""
     if any(table is None for run in (a, b) for table in (run.predictions, run.truth)):
-        return {}, 0, 0
+        return {}, 0, 0, []
     if a.data_kind != b.data_kind:
         raise ClarionError(f"they were measured on {a.data_kind} and {b.data_kind} data.")
     ids = sorted(set(a.predictions["sample_id"]) & set(b.predictions["sample_id"]) & set(a.truth["sample_id"])
@@ -79,18 +85,44 @@ def differences(a: RunFiles, b: RunFiles) -> tuple[dict[str, Any], int, int]:
         raise ClarionError("the truth of samples of the same name differs: they are not the same data.")
     predictions = [run.predictions.set_index("sample_id").loc[ids].reset_index() for run in (a, b)]
     truth = truth.reset_index()
+    counts = (len(ids), truth["patient_id"].nunique())
+    if all("risk" in table for table in predictions) and {"time", "event"} <= set(truth.columns):
+        found, said = _survival_differences(a, predictions, truth)
+        return found, *counts, said
     runs = zip((a, b), predictions, strict=True)
     stats = [_statistic(run, predicted, truth) for run, predicted in runs]
     if not all(stats):
-        return {}, 0, 0
+        return {}, 0, 0, []
 
     def stat(weights: numpy.ndarray) -> dict[str, numpy.ndarray]:
         before, after = (one(weights) for one in stats)
         return {name: after[name] - before[name] for name in before if name in after}
 
-    patients = truth["patient_id"].to_numpy()
-    found = bootstrap(stat, patients, RESAMPLES, seed=0)
-    return found, len(ids), len(set(patients))
+    return bootstrap(stat, truth["patient_id"].to_numpy(), RESAMPLES, seed=0), *counts, []
+
+
+def _survival_differences(
+    a: RunFiles, predictions: Sequence[pandas.DataFrame], truth: pandas.DataFrame
+) -> tuple[dict[str, Interval], list[str]]:
+    """The evaluator's own comparison (ranking and Brier scores), and DeLong's test of the plain AUCs in words. The runs
+    keep no training outcomes: censoring weights come from the test patients, the same for both."""
+    from clarion.evaluators.survival import SurvivalEvaluator
+
+    configured = as_dict(as_dict(a.config.get("evaluators")).get("survival"))
+    options = {key: configured[key] for key in ("horizons", "time_unit", "tau", "within") if key in configured}
+    evaluator = SurvivalEvaluator(**options, n_resamples=RESAMPLES)
+    result = evaluator.compare(predictions[1], predictions[0], truth, {"seed": 0}, ("second", "first"))
+    found = {
+        name: Interval(*(entry["difference"][key] for key in ("value", "low", "high")))
+        for name, entry in result["metrics"].items()
+        if not name.startswith("calibration")  # neither large nor small is good
+    }
+    said = [
+        f"DeLong's test of {label(name)}: difference {test['difference']:+.3f}, p = {test['p']:.2g} ({test['n']} patients "
+        "of known status)."
+        for name, test in result["delong"].items()
+    ]
+    return found, said + ["Censoring weights (IPCW) come from the test patients, the same for both."]
 
 
 # The truth of a task: what two runs must agree on for their scores to be of the same thing.
@@ -109,8 +141,6 @@ def _statistic(run: RunFiles, predicted: pandas.DataFrame, truth: pandas.DataFra
         return _detection(predicted, truth)
     if has("probabilities") and "label" in truth:
         return _classification(predicted, truth)
-    if has("risk") and {"time", "event"} <= set(truth.columns):
-        return _survival(predicted, truth)
     if has("surfaces") and "axial_um" in truth:
         return _surfaces(predicted, truth)
     if has("presence") and "presence" in truth:
@@ -153,13 +183,6 @@ def _classification(predicted: pandas.DataFrame, truth: pandas.DataFrame) -> Sta
             return means(weights) | {"balanced_accuracy": numpy.nanmean(recalls, axis=0)}
 
     return stat
-
-
-def _survival(predicted: pandas.DataFrame, truth: pandas.DataFrame) -> Statistic:
-    """The c-index, of all patients and within strata: the scores that need no training patients."""
-    from clarion.evaluators.survival import SurvivalEvaluator
-
-    return SurvivalEvaluator().statistic(predicted, truth)[0]
 
 
 def _surfaces(predicted: pandas.DataFrame, truth: pandas.DataFrame) -> Statistic:

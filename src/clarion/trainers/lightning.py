@@ -11,7 +11,8 @@ What a module class must offer to be named by `model.module` (ClassificationModu
     self.log("train/...") / ("val/...")   on_epoch; `model.monitor` and `model.monitor_mode` pick the best epoch
 
 and the data: `run.data.datamodule(batch_size=, seed=, **model.datamodule)` -> LightningDataModule with `.facts`; where
-it takes `start`, it is given model.weights, the checkpoint that training starts from.
+it takes `start`, it is given model.weights, the checkpoint that training starts from. What it learned on the training
+patients beside the facts it writes by `write_tables(folder)`, where it has that.
 A new task is a new module class named in a model's config; nothing here changes.
 """
 
@@ -124,6 +125,8 @@ class LightningTrainer:
             options["start"] = self.model["weights"]  # data whose inputs are learned: those the weights know
         data = run.data.datamodule(batch_size=distributed.share(self.batch_size), seed=self.seed, **options)
         data.setup("fit")
+        if hasattr(data, "write_tables") and not distributed.rank():
+            data.write_tables(run.directory / "tables")
         if team := distributed.team():
             data = lightning_ddp.SharedData(data, team)
         module = self._module_class()(model=self.model, facts=data.facts)

@@ -94,8 +94,6 @@ class SftTrainer:
             return self._fit(run, device, best)
 
     def _fit(self, run: Run, device: Any, best: Path) -> Path:
-        from transformers.trainer_utils import get_last_checkpoint
-
         from clarion.trainers import sft_documents, sft_models
         from clarion.trainers.sft_chat import chat_format
         from clarion.trainers.sft_lora import add_tokens, require_new_tokens
@@ -145,7 +143,7 @@ class SftTrainer:
                 difference = prove_isolation(trainer)
                 print(f"packing: documents are isolated (a changed neighbour changes the loss by {difference:.1g})",
                       file=sys.stderr)  # fmt: skip
-        last = get_last_checkpoint(str(run.checkpoints / "steps")) if run.resume and settings.output_dir else None
+        last = last_whole(run.checkpoints / "steps") if run.resume else None
         with contextlib.redirect_stdout(sys.stderr):  # its progress bar writes log lines to stdout
             result = trainer.train(resume_from_checkpoint=last)
         facts = {

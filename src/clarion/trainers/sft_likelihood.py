@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
@@ -94,7 +93,7 @@ class ChatOrDocuments(SftPredictor):
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
         iterator = iter(samples)
-        with contextlib.suppress(StopIteration):
-            first = next(iterator)
+        first = next(iterator, None)
+        if first is not None:
             answer = self.documents if "text" in first.inputs else super().__call__
             yield from answer(chain([first], iterator))

@@ -126,6 +126,29 @@ def test_complete_builds_are_skipped_and_others_refused(mixed, tmp_path):
         build(specs.load(conf, ["dedup.jaccard=0.7"]), out)
 
 
+@pytest.mark.parametrize("moment", ["card.json", "duplicates.jsonl", "shard"])
+def test_a_kill_while_finishing_loses_nothing(mixed, tmp_path, monkeypatch, moment):
+    """The state says all tasks are done, files are already under their names, the manifest is not there yet."""
+    folder, sources = mixed
+    conf, out = write_conf(folder, sources), tmp_path / "out"
+    build(specs.load(conf), tmp_path / "reference")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    target = {"card.json": "card.markdown", "duplicates.jsonl": "card.digest_file", "shard": "build.Deduplicator.close"}
+    with monkeypatch.context() as patch:
+        patch.setattr(f"clarion.llm.corpus.{target[moment]}", killed)
+        with pytest.raises(Killed):
+            build(specs.load(conf), out)
+    assert (out / "documents-00000.jsonl").exists() and not (out / "manifest.json").exists()
+    build(specs.load(conf), out, resume=True)
+    assert output(out) == output(tmp_path / "reference")
+
+
 def many(folder: Path, files: int, records: int = 300) -> list[dict]:
     (folder / "in").mkdir()
     for k in range(files):

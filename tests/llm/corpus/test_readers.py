@@ -32,6 +32,30 @@ def test_columns_are_read_one_after_the_other_without_running_heads(tmp_path, ex
     assert found.title == "Membranes of the macula: a long-term study" and found.meta["pages"] == 3
 
 
+def test_bands_across_the_page_divide_columns_and_three_columns_are_found(tmp_path, extract):
+    pdf = pymupdf.open()
+    page = pdf.new_page(width=595, height=842)
+    boxes = [
+        ((50, 50, 545, 90), "A title of a paper on the macula.", 18),
+        ((50, 95, 545, 200), "Abstract " + paragraph(90, 5), 9),
+        ((50, 210, 288, 430), "L1 " + paragraph(1, 6), 10),
+        ((307, 210, 545, 430), "R1 " + paragraph(2, 6), 10),
+        ((50, 440, 545, 470), "Figure 1. A caption over the whole page. " + paragraph(5, 1), 9),
+        ((50, 490, 288, 780), "L2 " + paragraph(3, 7), 10),
+        ((307, 490, 545, 780), "R2 " + paragraph(4, 7), 10),
+    ]
+    for box, text, size in boxes:
+        assert page.insert_textbox(box, text, fontsize=size) > 0
+    page = pdf.new_page(width=595, height=842)
+    columns = [f"C{k} " + paragraph(10 + k, 8) for k in range(3)]
+    for k, text in enumerate(columns):
+        assert page.insert_textbox((40 + k * 180, 60, 205 + k * 180, 700), text, fontsize=9) > 0
+    pdf.save(tmp_path / "a.pdf")
+    text = read_pdf(tmp_path / "a.pdf", extract).text
+    assert words(text) == words(" ".join([t for _, t, _ in boxes] + columns))
+    assert "Figure 1" not in read_pdf(tmp_path / "a.pdf", {**extract, "captions": "drop"}).text
+
+
 def write_lines(path, pages):
     """pages: lists of (x, y, text[, size])."""
     pdf = pymupdf.open()

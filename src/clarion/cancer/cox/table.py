@@ -24,7 +24,8 @@ class CoxTable:
       "separated"      the likelihood rises for ever (each death has the largest, or each the smallest, value of its
                        risk set): coef is its limit, +-inf, se and p_wald NaN, p_lr that of the limit (with
                        covariates: of where the search stopped, which is no smaller); or the maximum lies beyond 30
-                       standard deviations. Under Firth's penalty all are the penalised fit's
+                       standard deviations. Under Firth's penalty coef, se, z, p_wald,
+                       p_lr, lr and loglik are the penalised fit's; p_score and iterations stay the plain likelihood's
       "no variance"    the gene is constant among those at risk (or a copy of the covariates): all NaN
       "too few events" fewer than `min_events` deaths with a known value: all NaN
       "not converged"  all NaN but p_score, which needs no fit

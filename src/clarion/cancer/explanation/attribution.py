@@ -103,8 +103,9 @@ def of_network(module: SurvivalModule, samples: Sequence[Sample], steps: int = 3
     for rows in _chunks(len(samples), len(genes) * steps):
         part = {name: tensor[rows] for name, tensor in batch.items()}
         shares = integrated.attribute(
-            part["value"], baselines=0.0, additional_forward_args=tuple(part[name] for name in others), n_steps=steps
-        )
+            part["value"], baselines=0.0, additional_forward_args=tuple(part[name] for name in others), n_steps=steps,
+            internal_batch_size=max(1, TOKENS_AT_ONCE // len(genes)),  # where one patient's steps are too many already
+        )  # fmt: skip
         parts.append(shares.detach().double().cpu().numpy())
     has_attention = hasattr(module.network, "attention_to_genes")
     attention = _in_parts(module.network.attention_to_genes, batch, len(genes)) if has_attention else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
-from sksurv.exceptions import NoComparablePairException
-from sksurv.metrics import concordance_index_censored
 
-from clarion.cancer.explanation.attribution import Attribution
-from clarion.evaluators.bootstrap import bootstrap
+from clarion.cancer.explanation.attribution import INTEGRATED, Attribution
+from clarion.evaluators.bootstrap import bootstrap, resample_weights
+from clarion.evaluators.survival_scores import Concordance, RankedAuc
 
 SIZES = (5, 10, 20, 50, 100)
 
@@ -52,30 +50,39 @@ def planted_genes(
     """How well rankings find the planted genes among those the model reads: AUROC, and precision at k = their number.
 
     planted bool [p]; cox [p]: strength in the Cox table of the training patients, the ranking to beat; everywhere: how
-    many were planted in all. Intervals: bootstrap over patients; the Cox table's ranking does not depend on them."""
+    many were planted in all. Intervals: each resample draws the explained patients, the planted genes and the others
+    again, each among themselves, and all rankings are scored on the same draw: the genes are a sample too, and a
+    difference on a few planted ones is no finding. (The Cox table does not depend on the explained patients.)"""
     k, p = int(planted.sum()), len(planted)
     if not 0 < k < p:
         return None
     scores = {found.method: np.abs(found.shares)}
     if found.attention is not None:
         scores["attention"] = found.attention
-    table = {"auroc": float(_auroc(cox[None], planted)[0]), "precision": float(_precision(cox[None], planted)[0])}
+    genes = _gene_draws(planted, n_resamples, seed)
 
     def stat(weights: np.ndarray) -> dict[str, np.ndarray]:
-        out = {}
-        for name, x in scores.items():
-            mean = weights @ x / len(x)
-            out[f"{name} auroc"], out[f"{name} precision"] = _auroc(mean, planted), _precision(mean, planted)
-            out[f"{name} gain"] = out[f"{name} auroc"] - table["auroc"]
-        return out
+        # bootstrap asks for the estimate itself first, by one row of ones, then for the resamples in order
+        drawn = [next(genes) for _ in weights]
+        out: dict[str, list[float]] = {}
+        for row, drawn_genes in zip(weights, drawn, strict=True):
+            table = _found(cox, planted, drawn_genes)
+            values = {f"cox_table {what}": value for what, value in table.items()}
+            for name, x in scores.items():
+                own = _found(row @ x, planted, drawn_genes)
+                values |= {f"{name} {what}": value for what, value in own.items()}
+                values[f"{name} gain"] = own["auroc"] - table["auroc"]
+            for name, value in values.items():
+                out.setdefault(name, []).append(value)
+        return {name: np.array(values) for name, values in out.items()}
 
     drawn = bootstrap(stat, found.patients, n_resamples, seed)
     rankings: dict[str, Any] = {
         name: {what: _entry(drawn[f"{name} {what}"]) for what in ("auroc", "precision", "gain")} for name in scores
     }
-    rankings["cox_table"] = {what: {"value": value, "low": None, "high": None} for what, value in table.items()}
+    rankings["cox_table"] = {what: _entry(drawn[f"cox_table {what}"]) for what in ("auroc", "precision")}
     return {"genes": p, "planted": k, "planted_everywhere": everywhere, "k": k, "chance_precision": k / p,
-            "rankings": rankings, "verdict": _verdict(rankings, found.method)}  # fmt: skip
+            "rankings": rankings, "verdict": f"{_verdict(rankings, found.method)} {_scope(p, found.method)}"}  # fmt: skip
 
 
 def _verdict(rankings: Mapping[str, Any], method: str) -> str:
@@ -89,6 +96,14 @@ def _verdict(rankings: Mapping[str, Any], method: str) -> str:
     return f"The model finds the planted genes better than the Cox table alone ({words})."
 
 
+def _scope(genes: int, method: str) -> str:
+    """What the comparison is on: a network's genes were chosen by the very table it is compared with."""
+    if method == INTEGRATED:
+        return (f"Both rank only the {genes} genes that the Cox table of the training patients chose for the model: of "
+                "planted genes that it left out this says nothing.")  # fmt: skip
+    return f"Both rank only the {genes} genes that the model reads."
+
+
 def mean_interval(x: np.ndarray, patients: Sequence[str], n_resamples: int, seed: int) -> dict[str, float | None]:
     """{value, low, high} of the mean of x [n] over patients."""
     return _entry(bootstrap(lambda w: w @ x / w.sum(1), patients, n_resamples, seed))
@@ -96,31 +111,29 @@ def mean_interval(x: np.ndarray, patients: Sequence[str], n_resamples: int, seed
 
 def c_index_within(truth: pd.DataFrame, risk: np.ndarray, cancers: Sequence[str]) -> float | None:
     """Harrell's c-index over pairs of one cancer, pooled; None without a comparable pair."""
-    time, event, cancers = truth["time"].to_numpy(float), truth["event"].to_numpy(bool), np.asarray(cancers)
-    good = pairs = 0.0
-    for cancer in np.unique(cancers):
-        rows = cancers == cancer
-        if not event[rows].any():
-            continue
-        try:
-            _, concordant, discordant, tied, _ = concordance_index_censored(event[rows], time[rows], risk[rows])
-        except NoComparablePairException:
-            continue
-        good, pairs = good + concordant + tied / 2, pairs + concordant + discordant + tied
-    return good / pairs if pairs else None
+    pairs = Concordance(truth["time"].to_numpy(float), truth["event"].to_numpy(bool), risk, np.asarray(cancers))
+    value = pairs(np.ones((1, len(risk))), np.ones(len(risk)))[0][0]
+    return None if np.isnan(value) else float(value)
 
 
-def _auroc(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """[B] of scores [B, p], ties counted half (Mann-Whitney)."""
-    k = positive.sum()
-    ranks = rankdata(scores, axis=1)[:, positive].sum(1)
-    return (ranks - k * (k + 1) / 2) / (k * (len(positive) - k))
+def _gene_draws(planted: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Weights [p] of the genes: ones, then those of each resample; both kinds keep their number."""
+    yield np.ones(len(planted))
+    weights = np.empty((n_resamples, len(planted)))
+    for kind, drawn in ((planted, seed + 1), (~planted, seed + 2)):  # streams of their own beside the patients'
+        weights[:, kind] = resample_weights(int(kind.sum()), n_resamples, drawn)
+    yield from weights
 
 
-def _precision(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """[B]: share of planted ones among the k of largest score, k their number."""
-    k = int(positive.sum())
-    return positive[np.argsort(-scores, axis=1, kind="stable")[:, :k]].mean(1)
+def _found(strength: np.ndarray, planted: np.ndarray, genes: np.ndarray) -> dict[str, float]:
+    """auroc (ties half) of the planted genes by strength [p] under gene weights [p], and precision: their share among
+    as many of largest strength as there are planted ones."""
+    strength = strength / (np.abs(strength).max() or 1.0)  # RankedAuc ties what lies within 1e-8
+    auroc = RankedAuc(strength)(genes[None], planted.astype(float), (~planted).astype(float))[0]
+    order = np.argsort(-strength, kind="stable")
+    k = planted.sum()
+    taken = np.clip(k - (np.cumsum(genes[order]) - genes[order]), 0, genes[order])
+    return {"auroc": float(auroc), "precision": float(taken @ planted[order] / k)}
 
 
 def _entry(interval: Any) -> dict[str, float | None]:

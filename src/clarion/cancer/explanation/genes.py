@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom
 
+from clarion.cancer.cox import benjamini_hochberg
 from clarion.cancer.explanation.attribution import Attribution
 from clarion.cancer.lookup import LookupTable
 from clarion.evaluators.bootstrap import resample_weights
 
-LEVEL, HIT = 0.95, 0.05  # of the intervals; q below which a gene is a Cox hit
+LEVEL, HIT = 0.95, 0.05  # of the intervals; q, over genes and cancers, below which a gene is a Cox hit
+TESTED = {"lr": "p_lr", "wald": "p_wald", "score": "p_score"}
 MOST_DRAWN = 4_000_000  # resamples x genes held at once
 
 
@@ -60,11 +62,13 @@ def direction(effect: Mapping[str, float | None]) -> str:
 
 def cox_rows(genes: Sequence[str], tables: Mapping[str, LookupTable]) -> dict[str, dict[str, Any]]:
     """gene -> its fit in the cancer of smallest q (ties by p): cancer, coef, p, q, status, and the cancers it is a hit
-    in. Coefficients are log hazard ratios per unit of the scaled value."""
+    in. q is over all genes and all cancers of the table at once (its own q is within each cancer): who looks for a gene
+    in any of c cancers makes c times the tests. Coefficients are log hazard ratios per unit of the scaled value."""
     out = {}
     wanted = set(genes)
     for modality, table in tables.items():
-        frame = table.frame.assign(name=modality + ":" + table.frame["gene"].astype(str))
+        tested = table.frame[TESTED[table.settings.get("test", "lr")]].to_numpy(np.float64)
+        frame = table.frame.assign(name=modality + ":" + table.frame["gene"].astype(str), q=benjamini_hochberg(tested))
         frame = frame[frame["name"].isin(wanted)].sort_values(["q", "p_lr"], kind="stable", na_position="last")
         hits = frame[frame["q"] < HIT].groupby("name")["cancer"].agg(lambda c: sorted(map(str, c)))
         for row in frame.drop_duplicates("name").itertuples(index=False):

@@ -22,6 +22,8 @@ from clarion.errors import DataError, UsageError
 from .heads import bin_edges, censoring_weights, group_logits, locate
 from .tokens import Encoder, Facts, QuantileNormal
 
+SCALE = "normal scores by quantiles of the training"
+
 
 class Patients(Dataset):
     """Whole batches of the arrays of `Encoder.table` and of the outcome."""
@@ -108,8 +110,9 @@ class SurvivalTables(L.LightningDataModule):
             table = part.omics[modality].reindex(columns=values.columns)
             scaled[side] = pd.DataFrame(scaling.apply(table.to_numpy()), table.index, table.columns)
         whole = Cohort(
-            train.name, pd.concat([train.clinical, val.clinical]), {modality: pd.concat(scaled.values())}, train.kind
-        )
+            train.name, pd.concat([train.clinical, val.clinical]), {modality: pd.concat(scaled.values())}, train.kind,
+            {modality: SCALE},
+        )  # fmt: skip
         # values are scaled already, by a form that the checkpoint may hold; evaluated patients are checked in there
         fold = next(
             pairs_per_fold(whole, [(list(train.patients), list(val.patients))], modality=modality, scale=None,
@@ -120,7 +123,7 @@ class SurvivalTables(L.LightningDataModule):
         # one stand-in patient a cancer, the first of a cancer no table knows: the rows of coefficients
         cancers = ["", *train.cancers]
         standin = scaled["train"].iloc[[0] * len(cancers)].set_axis([f"row {k}" for k in range(len(cancers))], axis=0)
-        rows = input_pairs(fold.table, standin, cancers, evaluated=False, genes=chosen)
+        rows = input_pairs(fold.table, standin, cancers, evaluated=False, genes=chosen, scale=SCALE)
         return {
             "genes": [f"{modality}:{gene}" for gene in chosen],
             "positions": values.columns.get_indexer(chosen),
@@ -142,6 +145,18 @@ class SurvivalTables(L.LightningDataModule):
         # an event after the last edge is not seen by the bins
         event = (cohort.event & (cohort.time <= facts.edges[-1])).astype(np.float32)
         return arrays | {"place": place, "share": share, "event": event, "label": label, "weight": weight}
+
+    def write_tables(self, folder: Path) -> None:
+        """MODALITY.parquet of each table, bound to the training patients; one that lies there already is kept if it is
+        the same (a resumed run) and replaced if not."""
+        for modality, table in self.tables.items():
+            path = folder / f"{modality}.parquet"
+            try:
+                same = LookupTable.read(path).same_as(table)
+            except DataError:
+                same = False
+            if not same:
+                table.write(path)
 
     # ---- loaders -------------------------------------------------------------------------------------------
 

@@ -69,8 +69,9 @@ def build(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(f"{out} is being written by another build: wait for it, or use --out OTHER.") from None
-        if (manifest := read_json(out / "manifest.json")) and not (out / "work").exists():
+        if manifest := read_json(out / "manifest.json"):
             if manifest["identity"] == identity:
+                shutil.rmtree(out / "work", ignore_errors=True)  # left by a kill in the last moment
                 log.info("%s is complete: skipped (delete it or use --out OTHER to build again).", out)
                 return manifest | {"skipped": True}
             raise UsageError(f"{out} holds another corpus ({manifest['name']}): use --out OTHER, or delete it.")
@@ -121,6 +122,8 @@ class _Build:
         self.dedup.start(self.tally.documents)
         self.dedup.capped = self.tally.near_candidates_capped
         self.shards.start(*(state["shard"] if state else (0, 0)))
+        if (finished := self.out / "duplicates.jsonl").exists():  # a build that was killed while it finished
+            finished.replace(self.duplicates.path)
         self.duplicates.start(state["duplicates"] if state else 0)
         self.ids = {hash(name) for name in self.shards.ids()}
         if state:
@@ -129,15 +132,19 @@ class _Build:
         self._commit()
         secret = _secret(self.spec)
         todo = islice(tasks(self.files, self.spec["sources"], self.spec["extract"]), self.tally.tasks, None)
-        with (
-            Pool(self.spec, self.tokenizer, secret) as pool,
-            tqdm(unit=" documents", desc="corpus", file=sys.stderr) as bar,
-        ):
-            for result in pool(todo):
-                self._take(result)
-                bar.update(sum(result.read.values()))
-                if time.monotonic() - self.committed >= self.spec["output"]["commit_s"]:
-                    self._commit()
+        try:
+            with (
+                Pool(self.spec, self.tokenizer, secret) as pool,
+                tqdm(unit=" documents", desc="corpus", file=sys.stderr) as bar,
+            ):
+                for result in pool(todo):
+                    self._take(result)
+                    bar.update(sum(result.read.values()))
+                    if time.monotonic() - self.committed >= self.spec["output"]["commit_s"]:
+                        self._commit()
+        except KeyboardInterrupt:
+            log.info("interrupted: the same command with --resume goes on")
+            raise
         return self._finish(*before)
 
     # -- one task's result
@@ -253,8 +260,8 @@ class _Build:
             "workers": self.spec["workers"],
             **environment(),
         }
-        shutil.rmtree(self.work)
         write_atomic(self.out / "manifest.json", to_json(manifest))
+        shutil.rmtree(self.work)
         log.info(
             "%d documents read, %d written (%d tokens) in %.1f s: %.0f documents/s, %.2f million characters/s, "
             "peak memory %.0f MB (main) + %.0f MB (largest worker)",
