@@ -89,8 +89,8 @@ def test_the_sbatch_script_of_the_slurm_launcher(tmp_path, monkeypatch):
     base = set(OmegaConf.structured(BaseQueueConf).keys())
     executor.update_parameters(**{k if k in base else f"slurm_{k}": v for k, v in settings.items()})
     text = executor._executor._make_submission_file_text("python -m job", "id")
-    for line in ("--partition=gpu", "--gpus-per-node=2", "--ntasks-per-node=2", "--time=1440", "--nodes=1", "--mem=64GB",
-                 "--cpus-per-task=8", "--job-name=clarion", "--mail-user=me"):  # fmt: skip
+    for line in ("--partition=gpu", "--gpus-per-node=2", "--ntasks-per-node=2", "--time=1440", "--nodes=1",
+                 "--mem=64GB", "--cpus-per-task=8", "--job-name=clarion", "--mail-user=me"):  # fmt: skip
         assert f"#SBATCH {line}\n" in text
     assert "--signal=USR2@120" in text or "--signal=USR1@120" in text
     assert executor._executor.max_num_timeout == 10

@@ -403,3 +403,128 @@ def test_paths_are_masked_and_numbers_stay():
         "n": 0.5,
         "i": 2,
     }
+
+
+# --- W&B: groups, sweeps, artifacts --------------------------------------------------------------------
+
+
+def artifacts_of(directory: Path) -> dict[str, dict]:
+    """type -> the artifact record of the one W&B run below `directory`."""
+    (path,) = (directory / "wandb").glob("offline-run-*/*.wandb")
+    found = {}
+    for entry in wandb_records(finished(path)):
+        artifact = entry.artifact
+        if entry.WhichOneof("record_type") == "request" and entry.request.HasField("log_artifact"):
+            artifact = entry.request.log_artifact.artifact
+        if artifact.name:
+            found[artifact.type] = artifact
+    return found
+
+
+def test_tables_with_pictures_reach_every_tracker(tmp_path):
+    pictures = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    cases = pandas.DataFrame({"sample_id": ["a", "b"], "overlay": pictures})
+    for name in ("local", "tensorboard", "wandb"):
+        tracker = trackers(chosen(name), tmp_path / name, "phantom")
+        tracker.table("cases", cases)
+        tracker.finish()
+        kept = pandas.read_csv(tmp_path / name / "media" / "cases.csv")
+        assert kept["overlay"].tolist() == ["cases_000.png", "cases_001.png"]
+        assert Image.open(tmp_path / name / "media" / "cases_001.png").getpixel((0, 0)) == (0, 0, 255)
+    _, history, _, _ = read_wandb(tmp_path / "wandb")
+    (row,) = (row for row in history if "cases/_type" in row)
+    assert row["cases/_type"] == "table-file" and row["cases/nrows"] == 2
+    (table,) = (tmp_path / "wandb" / "wandb").glob("offline-run-*/files/media/table/cases*.json")
+    cells = [row[1]["_type"] for row in json.loads(table.read_text())["data"]]
+    assert cells == ["image-file", "image-file"] and len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == 2
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["images"]) == {"cases/000", "cases/001"}
+
+
+@pytest.mark.parametrize("send", [False, True])
+def test_wandb_artifacts_hold_hashes_and_weights_only_when_told(tmp_path, send):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights " * 100)
+    tracker = trackers(chosen("wandb", log_checkpoint=send), tmp_path / "run", "phantom")
+    facts = {"checkpoint_hash": "ab" * 32, "files": {"model.safetensors": {"bytes": 800, "sha256": "cd" * 32}}}
+    tracker.artifact("yolo11n checkpoint", "model", facts, {"model.safetensors": weights})
+    tracker.artifact("erm_demo-data", "dataset", {"fingerprint": "9f" * 16, "evaluated_files": ["01" * 16]}, {})
+    tracker.finish()
+    found = artifacts_of(tmp_path / "run")
+    assert found["model"].name == "yolo11n_checkpoint" and found["dataset"].name == "erm_demo-data"
+    assert json.loads(found["dataset"].metadata) == {"fingerprint": "9f" * 16}
+    inside = {item.path for item in found["model"].manifest.contents}
+    assert inside == ({"facts.json", "model.safetensors"} if send else {"facts.json"})
+    staged = b"".join(p.read_bytes() for p in (tmp_path / "run" / "wandb").rglob("*") if p.is_file())
+    assert (b"weights weights" in staged) == send
+    assert b"cd" * 32 in staged and b"01" * 16 in staged  # the hashes are in the artifacts' files
+
+
+def test_wandb_private_data_gives_no_words_of_the_user(tmp_path):
+    tracker = trackers(chosen("wandb"), tmp_path / "run", "private")
+    data = {"name": "yolo_folder", "kind": "private", "root": "(private)", "patient_regex": "HONG_(\\d+)", "fold": 0}
+    tracker.config({"seed": 1, "data": data})
+    tracker.table("subgroups", pandas.DataFrame({"column": ["site"], "group": ["Dr Hong"], "value": [0.5]}))
+    tracker.finish()
+    config, history, _, _ = read_wandb(tmp_path / "run")
+    assert config["data"] == {"name": "yolo_folder", "kind": "private", "fold": 0}
+    assert not any("subgroups/_type" in row for row in history)
+    content = b"".join(p.read_bytes() for p in (tmp_path / "run" / "wandb").rglob("*") if p.is_file())
+    assert b"Hong" not in content and b"HONG_" not in content
+
+
+def test_a_run_of_a_wandb_sweep_keeps_the_agents_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1w2e3e4")
+    monkeypatch.setenv("WANDB_RUN_ID", "agent-run-7")
+    tracker = trackers(chosen("wandb"), tmp_path, "phantom")
+    tracker.summary({"val/map50": 0.5})
+    tracker.finish()
+    _, _, summary, run = read_wandb(tmp_path)
+    assert (run.run_id, run.sweep_id) == ("agent-run-7", "s1w2e3e4") and summary["val/map50"] == 0.5
+
+
+def test_the_documented_wandb_sweep_starts_runs(monkeypatch):
+    """The agent's own expansion of the yaml's command passes the pre-flight of train.py."""
+    import yaml
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    from clarion.preflight import preflight
+
+    sweep = yaml.safe_load((CONF.parents[1] / "docs" / "wandb_sweep.yaml").read_text())
+    drawn = {name: {"value": p["value"] if "value" in p else (p.get("values") or [p["min"]])[0]}
+             for name, p in sweep["parameters"].items()}  # fmt: skip
+    parts = create_sweep_command_args({"args": drawn}) | {"env": ["/usr/bin/env"]}
+    words = [w for c in create_sweep_command(sweep["command"]) for w in (parts.get(c[2:-1]) or [c])]
+    assert words[:3] == ["/usr/bin/env", "python", "train.py"]
+    checked = preflight(words[3:])
+    assert "tracker=wandb" in checked and "model=yolo11n" in checked and "trainer.args.lr0=0.0001" in " ".join(checked)
+
+
+def test_group_and_job_type_come_from_the_experiment(tmp_path, monkeypatch):
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+
+    from clarion import config
+    from clarion.jobs import BOARD
+    from clarion.tracking import belonging
+
+    assert belonging(tmp_path) == {"job_type": "train"}
+    config.register_resolvers()
+    monkeypatch.setenv(BOARD, str(tmp_path / "0123456789ab"))
+    with initialize_config_dir(str(CONF.parent), version_base="1.3"):
+        try:
+            for overrides, group in (
+                (["experiment=demo"], "demo"),
+                (["experiment=demo", "hydra.mode=MULTIRUN"], "demo-0123456789ab"),
+                (["hydra.mode=MULTIRUN"], "sweep-0123456789ab"),
+                ([], None),
+            ):
+                HydraConfig.instance().set_config(compose("config", overrides, return_hydra_config=True))
+                assert belonging(tmp_path).get("group") == group
+            (tmp_path / "manifest.json").write_text('{"kind": "evaluation"}')
+            assert belonging(tmp_path)["job_type"] == "eval"
+        finally:
+            HydraConfig.instance().cfg = None

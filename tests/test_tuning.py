@@ -101,9 +101,9 @@ def test_what_the_pruner_compares_points_in_the_studys_direction():
 
 def study_command(runs: Path, *more: str) -> list[str]:
     # Rates up to 10: the high ones are far worse than the others after one epoch, and are pruned.
-    return [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna", *SMALL, "model.lr=tag(log,interval(1e-4,10))",
-            "hydra.sweeper.n_trials=4", "hydra.sweeper.startup_trials=1", "hydra.sweeper.warmup_epochs=0",
-            "hydra.sweeper.study=small", f"runs_dir={runs}", *more]  # fmt: skip
+    return [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna", *SMALL,
+            "model.lr=tag(log,interval(1e-4,10))", "hydra.sweeper.n_trials=4", "hydra.sweeper.startup_trials=1",
+            "hydra.sweeper.warmup_epochs=0", "hydra.sweeper.study=small", f"runs_dir={runs}", *more]  # fmt: skip
 
 
 def trials(runs: Path) -> list[dict]:

@@ -180,7 +180,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("cox", help="the Cox model of every gene in every cancer of a cohort, as a table")
     p.add_argument("data", metavar="DATA", help="survival data of conf/data (omics_demo, gse7390, ...) or a folder")
-    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as horizon=36 covariates=[age] data.cohort=luad")
+    p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as horizon=36 data.cohort=luad")
     p.add_argument("--out", required=True, metavar="DIR", help="table.parquet, table.csv, summary.json")
     p.add_argument("--format", choices=["md", "json"], default="md")
     p.set_defaults(run=cox)

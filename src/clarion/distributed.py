@@ -65,7 +65,7 @@ def local_rank() -> int:
 
 
 def from_submitit() -> None:
-    """Tasks of one submitit job (hydra.launcher.tasks_per_node > 1) -> the variables that torch and its libraries read."""
+    """Tasks of one submitit job (hydra.launcher.tasks_per_node > 1) -> the variables that torch reads."""
     import sys
 
     if "submitit" not in sys.modules or "WORLD_SIZE" in os.environ:

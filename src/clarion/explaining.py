@@ -34,16 +34,16 @@ def explain_runs(
     if len({r.expanduser().resolve() for r in runs}) < len(runs):
         raise UsageError("A run is given twice: it would agree with itself; name each run once.")
     checked = [survival_run(run, split) for run in runs]  # all refusals before the first long step
-    explained = [_explain(record, split, top, patients, device) for record in checked]
+    explained, offered = zip(*(_explain(record, split, top, patients, device) for record in checked), strict=True)
     stable = None
     if len(explained) > 1:
         from clarion.cancer.explanation import stability
         from clarion.cancer.explanation.document import importance
 
-        stable = stability([importance(e["explanation"]) for e in explained], top)
+        stable = stability([importance(e["explanation"]) for e in explained], top, offered=offered)
     alone = f"explanation-{explained[0]['run']}" if len(explained) == 1 else "explanation"
     out = out or Path(alone)
-    result = {"runs": explained, "stability": stable}
+    result = {"runs": list(explained), "stability": stable}
     write(result, out)
     return result | {"out": str(out)}
 
@@ -65,7 +65,10 @@ def survival_run(run: Path, split: str) -> RunRecord:
     return record
 
 
-def _explain(record: RunRecord, split: str, top: int, patients: int | None, device: str) -> dict[str, Any]:
+def _explain(
+    record: RunRecord, split: str, top: int, patients: int | None, device: str
+) -> tuple[dict[str, Any], set[str]]:
+    """(the entry of a run, the genes its data offered of the modalities it reads)."""
     from clarion.trained import open_model
 
     cfg = record.config()
@@ -79,8 +82,11 @@ def _explain(record: RunRecord, split: str, top: int, patients: int | None, devi
     found = data.explain(
         trained.predictor, split, patients, top=top, draws=DRAWS, n_resamples=RESAMPLES, seed=int(cfg.seed)
     )
-    return {"run": trained.name, "model": cfg.model.name, "data": cfg.data.name, "data_kind": data.kind,
+    read = {row["gene"].split(":", 1)[0] for row in found["genes"]}
+    offered = {f"{modality}:{gene}" for modality, genes in data.genes.items() if modality in read for gene in genes}
+    said = {"run": trained.name, "model": cfg.model.name, "data": cfg.data.name, "data_kind": data.kind,
             "seed": int(cfg.seed), "hash": trained.digest, "explanation": found}  # fmt: skip
+    return said, offered
 
 
 def same_data(record: RunRecord) -> Any:

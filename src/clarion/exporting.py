@@ -1,8 +1,8 @@
 """`clarion export RUN --format onnx|torchscript|safetensors|hf`: a trained model for programs that know no Clarion.
 
-What is written is read again and computes the run's own samples; the largest difference from the checkpoint is printed,
-and above the tolerance nothing is kept. With it goes README.md, a model card: data, results with intervals, intended use,
-limits, licence. No sample of the data is written.
+What is written is read again and computes the run's own samples; the largest difference from the checkpoint is
+printed, and above the tolerance nothing is kept. With it goes README.md, a model card: data, results with intervals,
+intended use, limits, licence. No sample of the data is written.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def export_run(run: Path, form: str, out: Path | None = None, tolerance: float =
         raise UsageError(f"{run} has no checkpoint below it.")
     write = writer(str(cfg.trainer.name), form)
     folder = (out or record.directory / "exports" / form).expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(p.name == INFO for p in folder.iterdir()) is False):
+    if folder.exists() and not (folder.is_dir() and ((folder / INFO).is_file() or not any(folder.iterdir()))):
         raise UsageError(f"--out {folder} exists and is no export: give a new folder.")
     partial = folder.with_name(f".{folder.name}.partial.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -112,7 +112,9 @@ def writer(trainer: str, form: str) -> Callable[[Job], dict[str, Any]]:
         offered = [f for t, f in known if t == trainer]
         if not offered:
             raise UsageError(f"Models of trainer={trainer} are not exported: they are somebody else's as they come.")
-        raise UsageError(f"Models of trainer={trainer} are not exported as {form}: use --format {' or '.join(offered)}.")
+        raise UsageError(
+            f"Models of trainer={trainer} are not exported as {form}: use --format {' or '.join(offered)}."
+        )
     module, _, name = known[trainer, form].partition(":")
     return getattr(import_module(f"clarion.{module}"), name)
 

@@ -108,9 +108,9 @@ def _limits(metrics: Mapping[str, Any]) -> list[str]:
 
 def _licence(cfg: Any, agpl: bool) -> list[str]:
     if agpl:
-        return ["**AGPL-3.0**: network and exporter are ultralytics'. A product or service that includes this file falls "
-                "under the AGPL's terms, or needs an Ultralytics licence."]  # fmt: skip
+        return ["**AGPL-3.0**: network and exporter are ultralytics'. A product or service that includes this file "
+                "falls under the AGPL's terms, or needs an Ultralytics licence."]  # fmt: skip
     weights = cfg.model.get("weights")
     base = f" They start from {weights}, whose licence applies." if weights and cfg.trainer.name == "sft" else ""
-    return [f"The weights belong to whoever trained them, within the terms of the training data.{base} Clarion's code is "
-            "MIT."]  # fmt: skip
+    return [f"The weights belong to whoever trained them, within the terms of the training data.{base} Clarion's code "
+            "is MIT."]  # fmt: skip

@@ -1,7 +1,7 @@
 """Networks of the lightning trainer as onnx, torchscript, safetensors, or (timm's) in the hub's layout.
 
-A served network takes what the room's own reader makes of a sample and gives what its predictor reads off: the inputs are
-captured from a real prediction, so they are those of the checkpoint by construction.
+A served network takes what the room's own reader makes of a sample and gives what its predictor reads off: the inputs
+are captured from a real prediction, so they are those of the checkpoint by construction.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from clarion.errors import ClarionError, UsageError
 from clarion.exporting import Job
 
 OPSET = 18
+SERVING_FACTS = ("class_names", "image_size", "mean", "std", "surfaces", "axial_um", "lateral_um", "horizons", "genes",
+                 "cancers", "age", "edges")  # fmt: skip
 
 # Reads a model with onnxruntime and numpy alone, in a process that knows no Clarion and no torch.
 FRESH = """
@@ -67,7 +69,8 @@ class Layers(Served):
     outputs = ("probabilities",)
     meaning = {"picture": "float32 [batch, 1, rows, columns], a B-scan at the working scale of export.json's facts, "
                "normalised; rows and columns multiples of 16",
-               "probabilities": "float32 [batch, 8 surfaces, rows, columns]: where in its column each surface lies"}  # fmt: skip
+               "probabilities": "float32 [batch, 8 surfaces, rows, columns]: where in its column each surface lies",
+               }  # fmt: skip
 
     def forward(self, picture: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (self.module.network(picture).softmax(2),)
@@ -165,8 +168,7 @@ def difference(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> f
 
 def described(job: Job, model: Served, inputs: Sequence[torch.Tensor]) -> dict[str, Any]:
     """What a program that serves it must know."""
-    facts = {k: v for k, v in model.module.facts.items() if k in ("class_names", "image_size", "mean", "std", "surfaces",
-             "axial_um", "lateral_um", "horizons", "genes", "cancers", "age", "edges")}  # fmt: skip
+    facts = {k: v for k, v in model.module.facts.items() if k in SERVING_FACTS}
     return {
         "inputs": {
             name: {"dtype": str(tensor.dtype).removeprefix("torch."),
@@ -238,8 +240,8 @@ def safetensors(job: Job) -> dict[str, Any]:
     job.cfg.trainer.device = "cpu"
     again = build(job.cfg.trainer, model=job.cfg.model, seed=job.cfg.seed).load(job.folder).module
     served_again = Survival(again, list(model.inputs)) if isinstance(model, Survival) else type(model)(again)
-    return {"max_difference": difference(expected, compared(served_again, inputs)), "checked_by": "Clarion's own reader",
-            **described(job, model, inputs)}  # fmt: skip
+    gap = difference(expected, compared(served_again, inputs))
+    return {"max_difference": gap, "checked_by": "Clarion's own reader", **described(job, model, inputs)}
 
 
 def hugging_face(job: Job) -> dict[str, Any]:

@@ -31,8 +31,8 @@ TOP = 5  # genes named in the summary of a cancer
 def fit_genes(data: str, overrides: Sequence[str], out: Path) -> dict[str, Any]:
     """Fit and write; returns the summary.
 
-    data: a name of conf/data for survival, or a folder (data=cancer_omics data.root=FOLDER). overrides: KEY=VALUE of FIT,
-    and data.KEY=VALUE of the data's config. UsageError for names and keys that are unknown."""
+    data: a name of conf/data for survival, or a folder (data=cancer_omics data.root=FOLDER). overrides: KEY=VALUE of
+    FIT, and data.KEY=VALUE of the data's config. UsageError for names and keys that are unknown."""
     from clarion.cancer.lookup import by_cancer, fit_pancancer
     from clarion.run import build_data
 
@@ -102,7 +102,7 @@ def _value(key: str, text: str) -> Any:
         return "no" if not value else "all"
     if key == "covariates":
         return [value] if isinstance(value, str) else list(value or [])
-    if key in ("horizon", "min_events") and not (isinstance(value, (int, float)) or (key == "horizon" and value is None)):
+    if key in ("horizon", "min_events") and not isinstance(value, (int, float)) and (key, value) != ("horizon", None):
         raise UsageError(f"{key}={text} is no number.")
     return value
 

@@ -71,11 +71,11 @@ def runs_dir(argv: list[str]) -> str:
 
 
 def start_hydra(argv: list[str]) -> None:
+    import warnings
+
     import hydra
 
     from clarion import config
-
-    import warnings
 
     config.register_resolvers()
     # Launchers of ours bear the names of their plugins, and their settings are checked against the plugin's.

@@ -218,6 +218,7 @@ def _settings(wandb: Any, mode: str) -> Any:
     """Quiet, and without what identifies the machine, its user or its repository."""
     return wandb.Settings(
         silent=True,
+        sweep_id=os.environ.get("WANDB_SWEEP_ID") or None,
         console="off",
         init_timeout=30,
         disable_git=True,

@@ -9,9 +9,9 @@ import pytest
 from clarion.cancer.readers import detect_format, read_cohort
 from clarion.errors import DataError, UsageError
 
-PATIENTS = ["TCGA-2F-A9KO", "TCGA-2F-A9KP", "TCGA-3M-AB46", "TCGA-B7-5816"]
-SAMPLES = ["TCGA-2F-A9KO-01A", "TCGA-2F-A9KO-01B", "TCGA-2F-A9KO-11A", "TCGA-2F-A9KP-01A", "TCGA-3M-AB46-06A",
-           "TCGA-3M-AB46-01A", "TCGA-B7-5816-06A"]  # fmt: skip
+PATIENTS = ["TCGA-ZZ-0001", "TCGA-ZZ-0002", "TCGA-ZY-0003", "TCGA-ZX-0004"]
+SAMPLES = ["TCGA-ZZ-0001-01A", "TCGA-ZZ-0001-01B", "TCGA-ZZ-0001-11A", "TCGA-ZZ-0002-01A", "TCGA-ZY-0003-06A",
+           "TCGA-ZY-0003-01A", "TCGA-ZX-0004-06A"]  # fmt: skip
 
 
 def tsv(path: Path, table: pd.DataFrame, **options) -> None:
@@ -38,7 +38,7 @@ def xena(folder: Path) -> Path:
         folder / "TCGA-BLCA.somaticmutation_wxs.tsv",
         pd.DataFrame(
             {
-                "sample": ["TCGA-2F-A9KO-01A", "TCGA-2F-A9KO-01A", "TCGA-2F-A9KP-01A"],
+                "sample": ["TCGA-ZZ-0001-01A", "TCGA-ZZ-0001-01A", "TCGA-ZZ-0002-01A"],
                 "gene": ["TP53", "EGFR", "EGFR"],
                 "chrom": 1,
                 "effect": ["missense_variant", "synonymous_variant", "stop_gained;splice_region_variant"],
@@ -55,7 +55,7 @@ def test_a_xena_folder(tmp_path):
     assert list(cohort.patients) == PATIENTS[:3]  # the fourth has a metastasis alone
     np.testing.assert_allclose(cohort.time, [24, 12, 1])  # days to months
     assert cohort.event.tolist() == [True, False, True] and cohort.clinical["sex"].tolist() == ["M", "F", "F"]
-    assert cohort.clinical["site"].tolist() == ["2F", "2F", "3M"] and cohort.clinical["age"].tolist() == [63, 66, 40]
+    assert cohort.clinical["site"].tolist() == ["ZZ", "ZZ", "ZY"] and cohort.clinical["age"].tolist() == [63, 66, 40]
     rna = cohort.omics["rna"]
     assert list(rna.columns) == ["TP53", "EGFR", "ENSG00000002586"]
     np.testing.assert_allclose(rna["TP53"], [0.25, 3.25, 5.25])  # vial A before B, tumour before normal, 01 not 06

@@ -48,6 +48,9 @@ class Place:
         self.outside.mkdir()
         (self.outside / "secret.txt").write_text(SECRET, encoding="utf-8")
         (self.outside / "picture.png").write_bytes(encoded(grey(seed=9), "PNG"))
+        (self.outside / "scan.vol").write_bytes(b"HSF-OCT-103" + bytes(3000))
+        (self.outside / "train.jsonl").write_text('{"question": "x", "answer": "y"}\n' * 3, encoding="utf-8")
+        (self.outside / "cohort.csv").write_text(cohort_table(), encoding="utf-8")
 
     def plates(self) -> Path:
         shutil.copytree(self.sound, self.root)
@@ -345,6 +348,16 @@ def yaml_names_with_gaps(place):
     return with_yaml(place, "names: {0: plate, 7: cup}\n")
 
 
+@case("count 0, 1, 2")
+def yaml_names_of_two_kinds(place):
+    return with_yaml(place, "names: {0: plate, cup: 1}\n")
+
+
+@case("path must be a folder")
+def yaml_with_a_list_for_its_path(place):
+    return with_yaml(place, "path: [a, [b]]\ntrain: images/train\nval: images/val\nnames: [plate]\n")
+
+
 @case("the same image is in two splits")
 def picture_in_two_splits(place):
     root = place.plates()
@@ -573,7 +586,6 @@ def _gzip(path: Path, head: bytes) -> Path:
 
 @case("links to files outside|out of")
 def scan_that_links_elsewhere(place):
-    (place.outside / "scan.vol").write_bytes(b"HSF-OCT-103" + bytes(3000))
     os.symlink(place.outside / "scan.vol", place.folder() / "scan.vol")
     return read_volume(place.root)
 
@@ -626,7 +638,6 @@ def jsonl_with_a_list_for_a_question(place):
 @case("link|outside")
 def jsonl_that_links_elsewhere(place):
     root = place.folder(test_jsonl='{"question": "a", "answer": "b"}')
-    (place.outside / "train.jsonl").write_text('{"question": "x", "answer": "y"}\n' * 3, encoding="utf-8")
     os.symlink(place.outside / "train.jsonl", root / "train.jsonl")
     data = InstructData("instruct_jsonl", root=str(root), kind="private")
     data.prepare()
@@ -642,7 +653,7 @@ def cohort(root: Path, **options):
     return data.check()
 
 
-def table(rows: int = 40, **columns) -> str:
+def cohort_table(rows: int = 40, **columns) -> str:
     rng = np.random.default_rng(0)
     frame = {
         "patient_id": [f"P{k:03d}" for k in range(rows)],
@@ -668,17 +679,17 @@ def pickle_posing_as_csv(place):
 
 @case("(?s)P000|twice|patient")
 def patient_listed_twice(place):
-    return cohort(place.folder(cohort_csv=table(patient_id=["P000", "P000", *(f"P{k:03d}" for k in range(2, 40))])))
+    twice = ["P000", "P000", *(f"P{k:03d}" for k in range(2, 40))]
+    return cohort(place.folder(cohort_csv=cohort_table(patient_id=twice)))
 
 
 @case("(?s)time|negative|below")
 def negative_survival_times(place):
-    return cohort(place.folder(cohort_csv=table(time_months=[-5.0] * 40)))
+    return cohort(place.folder(cohort_csv=cohort_table(time_months=[-5.0] * 40)))
 
 
 @case("(?s)link|outside")
 def cohort_that_links_elsewhere(place):
-    (place.outside / "cohort.csv").write_text(table(), encoding="utf-8")
     os.symlink(place.outside / "cohort.csv", place.folder() / "cohort.csv")
     return cohort(place.root)
 

@@ -30,6 +30,7 @@ from clarion.cancer.features import (
     gene_places,
     learn_clinical,
     learn_scores,
+    on_grid,
     outcome,
     partial_loglik,
     survival_at,
@@ -47,7 +48,9 @@ class CoxBaseline(BaseEstimator):
         """Raises DataError without events, or where the model has no finite maximum."""
         time, event = outcome(y, len(X))
         self._learn(X, time, event)
-        self.baseline_times_, self.baseline_hazard_ = breslow(self._log_hazard(X), time, event)
+        times, hazard = breslow(self._log_hazard(X), time, event)
+        deaths = np.unique(time[event], return_counts=True)[1]
+        self.baseline_times_, self.baseline_hazard_ = on_grid(times, hazard, deaths)
         return self
 
     def predict(self, X: pd.DataFrame) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clarion.cancer.cox import RankNormal
 from clarion.cancer.cox.walk import survival_arrays
+from clarion.cancer.quantiles import PER_KNOT, QuantileNormal
 from clarion.errors import DataError, UsageError
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,8 @@ def varying(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def learn_scores(X: pd.DataFrame, columns: Sequence[str], within: str | None) -> dict[str, Any]:
-    """{"columns", "ranks": {group: {"sorted" [n, p], "counts" [p]}}}: ranks of all rows, and of each cancer with FEWEST
-    rows or more where within="cancer". Sorted gene by gene they are nobody's profile."""
+    """{"columns", "knots": {group: float32 [K, p]}}: quantiles (see QuantileNormal) of all rows, and of each cancer
+    with FEWEST rows or more where within="cancer". A knot stands for PER_KNOT patients or more: nobody's values are kept."""
     if within not in (None, "cancer"):
         raise UsageError(f"within={within} is neither cancer nor null.")
     columns = list(columns)
@@ -154,26 +154,22 @@ def learn_scores(X: pd.DataFrame, columns: Sequence[str], within: str | None) ->
         found = sorted(set(cancer))
         if len(found) > 1:
             rows |= {c: cancer == c for c in found if (cancer == c).sum() >= FEWEST}
-    ranks = {}
-    for key, some in rows.items():
-        learned = RankNormal.fit(values[some])
-        ranks[key] = {"sorted": learned.sorted_values, "counts": learned.counts}
-    return {"columns": columns, "ranks": ranks}
+    return {"columns": columns, "knots": {key: QuantileNormal.fit(values[some]).knots for key, some in rows.items()}}
 
 
 def apply_scores(learned: Mapping[str, Any], X: pd.DataFrame) -> np.ndarray:
-    """float64 [n, p] rank-normal scores, missing values 0 (the middle of the training)."""
-    values = X[learned["columns"]].to_numpy(np.float32)
-    ranks = learned["ranks"]
-    if len(ranks) == 1:
+    """float64 [n, p] normal scores, missing values 0 (the middle of the training)."""
+    if "knots" not in learned:
+        raise DataError("This baseline was stored by an earlier version, with every training value; fit it again.")
+    values, knots = X[learned["columns"]].to_numpy(np.float32), learned["knots"]
+    if len(knots) == 1:
         group = np.full(len(X), _ALL, dtype=object)
     else:
-        group = np.array([c if c in ranks else _ALL for c in X["cancer"].astype(str)], dtype=object)
+        group = np.array([c if c in knots else _ALL for c in X["cancer"].astype(str)], dtype=object)
     out = np.zeros(values.shape)
     for key in set(group):
         rows = group == key
-        scores = RankNormal(ranks[key]["sorted"], ranks[key]["counts"]).apply(values[rows])
-        out[rows] = np.nan_to_num(scores)
+        out[rows] = np.nan_to_num(QuantileNormal(np.asarray(knots[key])).apply(values[rows]))
     return out
 
 
@@ -198,8 +194,27 @@ def breslow(lp: np.ndarray, time: np.ndarray, event: np.ndarray) -> tuple[np.nda
     return times, np.cumsum(deaths * np.exp(-_at_risk(lp, time, times)))
 
 
-def survival_at(lp: np.ndarray, times: np.ndarray, hazard: np.ndarray, at: Sequence[float]) -> np.ndarray:
-    """S(t) = exp(-H0(t) exp(lp)) [n, T]."""
-    step = np.concatenate([[0.0], hazard])[np.searchsorted(times, np.asarray(at, dtype=np.float64), side="right")]
+def on_grid(times: np.ndarray, hazard: np.ndarray, deaths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(grid, cumulative hazard on it) of a stepwise cumulative hazard: whole units of time, PER_KNOT deaths or more
+    from one to the next, so that no patient's own time of death is kept. deaths: at each of times [k].
+
+    The last one is the first whole unit at or after the last event; with fewer than 2 x PER_KNOT deaths it is the only
+    one."""
+    whole = np.ceil(times)
+    ends = np.unique(whole)
+    died = np.array([deaths[whole <= end].sum() for end in ends])
+    kept, last = [], 0
+    for end, count in zip(ends, died, strict=True):
+        if count - last >= PER_KNOT and died[-1] - count >= PER_KNOT:
+            kept.append(end)
+            last = count
+    grid = np.array([*kept, ends[-1]])
+    return grid, hazard[np.searchsorted(times, grid, side="right") - 1]
+
+
+def survival_at(lp: np.ndarray, grid: np.ndarray, hazard: np.ndarray, at: Sequence[float]) -> np.ndarray:
+    """S(t) = exp(-H0(t) exp(lp)) [n, T]; H0 is linear between the points of the grid, from 0 at time 0, and stays after
+    the last."""
+    between = np.interp(np.asarray(at, dtype=np.float64), np.r_[0.0, grid], np.r_[0.0, hazard])
     with np.errstate(over="ignore"):
-        return np.exp(-np.outer(np.exp(lp), step))
+        return np.exp(-np.outer(np.exp(lp), between))

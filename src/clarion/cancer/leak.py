@@ -94,9 +94,9 @@ def result(
             figures[f"mean {measure} {which}"] = {"value": float(np.mean(known)) if known else None, "n": len(known)}
         figures[f"cohorts in which leaky {measure} is higher"] = {"value": higher, "n": len(gaps)}
     told = [
-        "nested: the table is fitted on the training patients of the fold; leaky: on all patients, those evaluated too. "
+        "nested: the table is fitted on the training patients of the fold; leaky: on all patients, the evaluated too. "
         "Nothing else differs. Rank-normal scores learned on the training patients.",
-        f"c: Harrell's c-index over the whole follow-up; AUC: dead by {horizon:g} months, patients of known state only. "
+        f"c: Harrell's c-index over the whole follow-up; AUC: dead by {horizon:g} months, patients of known state. "
         f"Means over {FOLDS} folds; intervals: {n_resamples} resamples of the evaluated patients, tables held fixed.",
     ]
     return {"part": part, "title": title, "columns": COLUMNS, "rows": rows, "notes": told + notes, "n": patients,

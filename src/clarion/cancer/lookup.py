@@ -329,8 +329,8 @@ def sign_score(
 ) -> np.ndarray:
     """Sum of sign(coefficient) x value over the `top` genes of smallest likelihood-ratio p, [n]; higher is worse.
 
-    rows: LookupTable.of(cancer). missing: what an absent value counts as, so that a score does not depend on who else is
-    scored: 0, the middle of scaled values, or the training patients' mean of each gene (a Series; 0 where it is NaN)."""
+    rows: LookupTable.of(cancer). missing: what an absent value counts as, so that a score does not depend on who
+    else is scored: 0, the middle of scaled values, or the training patients' mean of each gene (a Series; NaN: 0)."""
     best = rows["p_lr"].dropna().sort_values(kind="stable").index[:top]
     values = expression[best].to_numpy(np.float64)
     stand = np.nan_to_num(missing[best].to_numpy(np.float64)) if isinstance(missing, pd.Series) else missing

@@ -92,8 +92,8 @@ def input_pairs(
         raise DataError("Patients or genes come twice in the expression; keep one row a patient and one column a gene.")
     fitted = table.settings.get("scale")
     if scale and fitted and scale != fitted:
-        raise DataError(f"The coefficient table was fitted on values in {fitted}, these are in {scale}: bring them to one "
-                        "scale, or fit the table again.")  # fmt: skip
+        raise DataError(f"The coefficient table was fitted on values in {fitted}, these are in {scale}: bring them to "
+                        "one scale, or fit the table again.")  # fmt: skip
     if evaluated:
         table.check(expression.index)
     genes = table.genes if genes is None else pd.Index(list(genes), name="gene")

@@ -73,7 +73,9 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _images_of_yaml(root: Path, config: dict, source: str) -> dict[Path, str | None]:
-    base = inside(root, str(config.get("path") or "."), f"{source} (path)")
+    if not isinstance(config.get("path"), str | None):
+        raise DataError(f"{source}: path must be a folder.")
+    base = inside(root, config.get("path") or ".", f"{source} (path)")
     images: dict[Path, str | None] = {}
     for key, split in SPLIT_NAMES.items():
         entries = config.get(key)
@@ -186,11 +188,13 @@ def _corners(values: list[float]) -> list[float]:
 def _class_names(root: Path, config: dict, config_file: Path | None) -> list[str] | None:
     names = config.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            found = sorted(names, key=str)[:10]
-            raise DataError(f"{config_file.name}: names must count 0, 1, 2, ... without gaps, got {found}.")
+        if set(names) != set(range(len(names))):
+            found = sorted(map(str, names))[:10]
+            raise DataError(f"{config_file.name}: names must count 0, 1, 2, ... without gaps, got {', '.join(found)}.")
         names = [names[k] for k in range(len(names))]
     if isinstance(names, list) and names:
+        if not all(isinstance(n, str | int | float) for n in names):  # a list in a list may unfold to gigabytes
+            raise DataError(f"{config_file.name}: names must be texts, one a class.")
         return [str(n) for n in names]
     listing = root / "classes.txt"
     if listing.is_file():

@@ -83,8 +83,8 @@ def _sentences(d: Mapping) -> list[str]:
         known = overlap["p"] is not None
         p = f"hypergeometric p = {p_value(overlap['p'])}" if known else "no test: all or none are hits"
         found.append(
-            f"{overlap['hits_in_top']} of the top {overlap['top']} genes are Cox hits (q < {overlap['q_below']:g}) "
-            f"where chance gives {overlap['expected']:.2g} ({overlap['hits']} hits among {overlap['genes']} genes; "
+            f"{overlap['hits_in_top']} of the top {overlap['top']} genes are Cox hits (q over genes and cancers "
+            f"< {overlap['q_below']:g}) where chance gives {overlap['expected']:.2g} ({overlap['hits']} hits among {overlap['genes']} genes; "
             f"{p})."
         )
     return found
@@ -132,15 +132,17 @@ def stability_view(stability: Mapping | None, runs: Sequence[str]) -> dict[str, 
         return None
     s = stability
     told = (
-        f"Over {len(s['pairs'])} pair(s) of {s['runs']} runs: Spearman {number(s['spearman'])} "
-        f"(p = {p_value(s['spearman_p'])}); Jaccard of the top {s['top']} {number(s['jaccard'])} where chance gives "
-        f"{number(s['jaccard_chance'])} (p = {p_value(s['jaccard_p'])}); Kuncheva {number(s['kuncheva'])} (chance 0). "
+        f"Over {len(s['pairs'])} pair(s) of {s['runs']} runs: Jaccard of each run's own top {s['top']} "
+        f"{number(s['jaccard'])} where chance over all genes of the data gives {number(s['jaccard_chance'])} "
+        f"(p = {p_value(s['jaccard_p'])}); Kuncheva {number(s['kuncheva'])} (chance 0); Spearman over the genes that "
+        f"both read {number(s['spearman_shared'])} (p = {p_value(s['spearman_shared_p'])}). "
         f"p by {s['permutations']} permutations of the genes; folds share training patients, so they agree more than "
         "independent cohorts would."
     )
-    rows = [[runs[p["runs"][0]], runs[p["runs"][1]], f"{p['genes_shared']} of {p['genes_all']}", number(p["spearman"]),
-             number(p["jaccard"]), number(p["jaccard_chance"]), number(p["kuncheva"])] for p in s["pairs"]]  # fmt: skip
-    head = ["Run", "Run", "Genes shared", "Spearman", "Jaccard", "by chance", "Kuncheva"]
+    rows = [[runs[p["runs"][0]], runs[p["runs"][1]], f"{p['genes_shared']} of {p['genes_read']}", number(p["pool"]),
+             number(p["jaccard"]), number(p["jaccard_chance"]), number(p["kuncheva"]), number(p["spearman_shared"])]
+            for p in s["pairs"]]  # fmt: skip
+    head = ["Run", "Run", "Genes both read", "Pool", "Jaccard", "by chance", "Kuncheva", "Spearman over shared"]
     return {"told": told, "head": head, "rows": rows}
 
 

@@ -118,8 +118,8 @@ def _survival_differences(
         if not name.startswith("calibration")  # neither large nor small is good
     }
     said = [
-        f"DeLong's test of {label(name)}: difference {test['difference']:+.3f}, p = {test['p']:.2g} ({test['n']} patients "
-        "of known status)."
+        f"DeLong's test of {label(name)}: difference {test['difference']:+.3f}, p = {test['p']:.2g} ({test['n']} "
+        "patients of known status)."
         for name, test in result["delong"].items()
     ]
     return found, said + ["Censoring weights (IPCW) come from the test patients, the same for both."]

@@ -233,15 +233,11 @@ class RiskPredictor:
 
 def c_index(outcome: np.ndarray, risk: np.ndarray) -> float | None:
     """Harrell's c-index of a structured array of event and time; None where no two patients can be compared."""
-    from sksurv.exceptions import NoComparablePairException
-    from sksurv.metrics import concordance_index_censored
+    from clarion.evaluators.survival_scores import Concordance
 
-    if len(outcome) < 2 or not outcome["event"].any():
-        return None
-    try:
-        return float(concordance_index_censored(outcome["event"], outcome["time"], np.asarray(risk, np.float64))[0])
-    except NoComparablePairException:
-        return None
+    pairs = Concordance(outcome["time"], outcome["event"], np.asarray(risk, np.float64))
+    value = pairs(np.ones((1, len(outcome))), np.ones(len(outcome)))[0][0]
+    return None if np.isnan(value) else float(value)
 
 
 # ---- the checkpoint: model.skops + model.json ---------------------------------------------------------------

@@ -24,9 +24,10 @@ def settings(args: Mapping[str, Any]) -> dict[str, Any]:
     if world == 1:
         for key in ("devices", "num_nodes"):
             if str(args.get(key, 1)) not in ("1", "auto", "None"):
-                raise UsageError(f"trainer.args.{key}={args[key]}: several devices need a process each; start it with "
-                                 f"`torchrun --nproc_per_node {args[key]} train.py trainer=lightning_ddp ...` and leave "
-                                 f"trainer.args.{key} out.")  # fmt: skip
+                raise UsageError(
+                    f"trainer.args.{key}={args[key]}: several devices need a process each; start it with `torchrun "
+                    f"--nproc_per_node {args[key]} train.py trainer=lightning_ddp ...`, without trainer.args.{key}."
+                )
         return {"use_distributed_sampler": False}  # it would draw another order, even for one process under ddp
     for key in ("devices", "num_nodes"):
         if key in args:

@@ -19,6 +19,7 @@ from typing import Any
 from clarion import distributed
 from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Predictor, Run
+from clarion.trainers.sft_resume import last_whole
 from clarion.trainers.sft_settings import (
     chosen_precision,
     refuse_owned,

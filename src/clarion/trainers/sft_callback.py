@@ -28,6 +28,12 @@ class TrackerCallback(TrainerCallback):
     def __init__(self, tracker: Any):
         self.tracker = tracker
 
+    def on_step_end(self, args, state, control, **kwargs):
+        """Log whenever a checkpoint is written: a resumed run then averages its losses over the same steps."""
+        control.should_log |= control.should_save
+
+    on_epoch_end = on_step_end
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
             self.tracker.log(tracked(logs), step=state.global_step)

@@ -51,7 +51,9 @@ class Objective:
         return value if same else -value
 
 
-def choose(settings: Mapping[str, Any], evaluators: Mapping[str, Any], trainer: str, model: Mapping[str, Any]) -> Objective:
+def choose(
+    settings: Mapping[str, Any], evaluators: Mapping[str, Any], trainer: str, model: Mapping[str, Any]
+) -> Objective:
     """The objective of a study. UsageError, with what to write, where the settings leave it open."""
     names = list(evaluators)
     metric, direction = settings.get("metric"), settings.get("direction")

@@ -49,6 +49,7 @@ class Tuning:
     fixed: list[str]  # overrides of every trial
     axes: list[Axis]
     epochs: int
+    digest: str  # of all that makes the search what it is
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], arguments: Sequence[str], config: DictConfig) -> Tuning:
@@ -77,7 +78,7 @@ class Tuning:
         if not re.fullmatch(r"[\w.-]+", name):
             raise UsageError(f"hydra.sweeper.study={name}: letters, digits, `-`, `_` and `.` make a name.")
         folder = Path(str(config.runs_dir)).expanduser().resolve() / "tuning" / name
-        return cls(name, folder, settings, objective, fixed, axes, int(config.trainer.epochs))
+        return cls(name, folder, settings, objective, fixed, axes, int(config.trainer.epochs), digest)
 
     @property
     def storage(self) -> str:
@@ -102,6 +103,10 @@ class Tuning:
             study_name=self.name, storage=open_storage(self.storage), direction=self.objective.direction,
             pruner=make_pruner(self.pruner), load_if_exists=True,
         )  # fmt: skip
+        if study.user_attrs.get("search", self.digest) != self.digest:
+            raise UsageError(f"The study {self.name} was begun with another search (space, settings or objective): "
+                             f"take another hydra.sweeper.study, or delete {self.folder}.")  # fmt: skip
+        study.set_user_attr("search", self.digest)
         waiting = [t.number for t in study.get_trials(deepcopy=False) if not t.state.is_finished()]
         done = len(study.get_trials(deepcopy=False)) - len(waiting)
         log.info("study %s: %s %s on val; %d of %d trials are done, in %s", self.name, self.objective.direction,

@@ -33,9 +33,9 @@ def experiment(record: RunRecord, objective: Objective, best: Any, counts: Mappi
         "# @package _global_\n"
         f"# Tuned: the best of {sum(counts.values())} trials ({counts['PRUNED']} pruned, {counts['FAIL']} failed): "
         f"python train.py experiment={name or 'NAME'}\n"
-        f"# Trial {best.number}: {metric} {entry['value']:.4g}{interval} (n {entry.get('n')}) on the VALIDATION split of "
-        f"{metrics['data']} ({metrics['data_kind']} data),\n"
-        "# the best of many tries there, so too good; the figure to quote is the one on test that this experiment gives.\n"
+        f"# Trial {best.number}: {metric} {entry['value']:.4g}{interval} (n {entry.get('n')}) on the VALIDATION split\n"
+        f"# of {metrics['data']} ({metrics['data_kind']} data), the best of many tries there, so too good:\n"
+        "# the figure to quote is the one on test that this experiment gives.\n"
         f"# Found by {', '.join(f'{k}={v}' for k, v in best.params.items())}; {manifest.get('device')}.\n"
     )
     text = head + OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults}))

@@ -82,7 +82,8 @@ def planted_genes(
     }
     rankings["cox_table"] = {what: _entry(drawn[f"cox_table {what}"]) for what in ("auroc", "precision")}
     return {"genes": p, "planted": k, "planted_everywhere": everywhere, "k": k, "chance_precision": k / p,
-            "rankings": rankings, "verdict": f"{_verdict(rankings, found.method)} {_scope(p, found.method)}"}  # fmt: skip
+            "rankings": rankings,
+            "verdict": f"{_verdict(rankings, found.method)} {_scope(p, found.method)}"}  # fmt: skip
 
 
 def _verdict(rankings: Mapping[str, Any], method: str) -> str:

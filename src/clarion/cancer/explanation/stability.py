@@ -1,13 +1,15 @@
 """Do models of other folds or seeds find the same genes?
 
-Of each pair of runs: Spearman's rank correlation of mean |attribution| over the genes both read, and the overlap of
-their top k among those, by Jaccard and by Kuncheva's index (2007, AIA: 0 by chance, 1 the same). p: the genes of one
+Of each pair of runs: the overlap of their top k genes, each run's own, by Jaccard and by Kuncheva's index (2007, AIA: 0
+by chance, 1 the same). Chance is over the pool that both could choose from, all genes that the data of either offered:
+a gene that a run did not read it did not choose, its attribution is 0. Beside it Spearman's rank correlation of mean
+|attribution| over the genes that both read, which says nothing of those that one of them left out. p: the genes of one
 run of every pair are shuffled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -16,39 +18,46 @@ from scipy.stats import hypergeom, rankdata
 
 from clarion.errors import DataError, UsageError
 
+SHARED = 3  # genes that both must read for a rank correlation
+
 
 def stability(
-    importances: Sequence[Mapping[str, float]], top: int = 20, permutations: int = 2000, seed: int = 0
-) -> dict[str, Any]:
-    """importances: of each run {gene: mean |attribution|}. Means over pairs with their chance level and p.
+    importances: Sequence[Mapping[str, float]], top: int = 20, permutations: int = 2000, seed: int = 0,
+    offered: Sequence[Collection[str]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """importances: of each run {gene: mean |attribution|} of those it read; offered: the genes of its data, from which
+    it chose them (default: those it read). Means over pairs with their chance level and p.
 
-    UsageError for fewer than two runs; DataError for two that share fewer than three genes."""
+    UsageError for fewer than two runs; DataError for two whose data have no gene in common."""
     if len(importances) < 2:
         raise UsageError("Stability needs two runs or more.")
     rng = np.random.default_rng(seed)
-    pairs, null = [], {"spearman": np.zeros(permutations), "jaccard": np.zeros(permutations)}
+    pools = [set(m) | set(genes) for m, genes in zip(importances, offered or importances, strict=True)]
+    pairs, null = [], {"spearman_shared": np.zeros(permutations), "jaccard": np.zeros(permutations)}
     for a, b in combinations(range(len(importances)), 2):
         first, second = importances[a], importances[b]
+        if not pools[a] & pools[b]:
+            raise DataError(f"The data of runs {a + 1} and {b + 1} share 0 genes: their choices cannot be compared.")
+        pool = sorted(pools[a] | pools[b])
+        k = min(top, len(first), len(second), len(pool) - 1)
+        overlap = top_overlap(*(np.array([m.get(g, 0.0) for g in pool], float) for m in (first, second)), k)
         genes = sorted(set(first) & set(second))
-        if len(genes) < 3:
-            raise DataError(f"Runs {a + 1} and {b + 1} share {len(genes)} genes: their rankings cannot be compared.")
         x, y = (np.array([m[g] for g in genes], float) for m in (first, second))
-        k = min(top, len(genes) - 1)
-        pairs.append({"runs": [a, b], "genes_shared": len(genes), "genes_all": len(set(first) | set(second)), "k": k,
-                      "spearman": spearman(x, y), **top_overlap(x, y, k)})  # fmt: skip
-        ranks_x, ranks_y, top_x, top_y = rankdata(x), rankdata(y), top_mask(x, k), top_mask(y, k)
-        for number in range(permutations):
-            order = rng.permutation(len(genes))
-            null["spearman"][number] += _correlation(ranks_x, ranks_y[order])
-            both = int((top_x & top_y[order]).sum())
-            null["jaccard"][number] += both / (2 * k - both)
+        ranked = spearman(x, y) if len(genes) >= SHARED else None
+        pairs.append({"runs": [a, b], "genes_shared": len(genes), "genes_read": len(set(first) | set(second)),
+                      "pool": len(pool), "k": k, "spearman_shared": ranked, **overlap})  # fmt: skip
+        both = rng.hypergeometric(k, len(pool) - k, k, permutations)  # the top k of one run anywhere in the pool
+        null["jaccard"] += both / (2 * k - both)
+        if ranked is not None:
+            ranks_x, ranks_y = rankdata(x), rankdata(y)
+            null["spearman_shared"] += [_correlation(ranks_x, rng.permutation(ranks_y)) for _ in range(permutations)]
     out: dict[str, Any] = {"runs": len(importances), "pairs": pairs, "permutations": permutations, "top": top}
-    for name in ("spearman", "jaccard", "kuncheva", "jaccard_chance"):
+    for name in ("spearman_shared", "jaccard", "kuncheva", "jaccard_chance"):
         known = [pair[name] for pair in pairs if pair[name] is not None]
         out[name] = float(np.mean(known)) if known else None
     for name, drawn in null.items():
-        mean = out[name]
-        reached = None if mean is None else int((drawn / len(pairs) >= mean - 1e-12).sum())
+        mean, known = out[name], sum(pair[name] is not None for pair in pairs)
+        reached = None if mean is None else int((drawn / known >= mean - 1e-12).sum())
         out[f"{name}_p"] = None if reached is None else (1 + reached) / (1 + permutations)
     return out
 

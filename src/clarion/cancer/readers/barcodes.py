@@ -1,6 +1,6 @@
 """Samples of one patient: which are tumours, and which one speaks for the patient.
 
-TCGA barcodes (TCGA-2F-A9KO-01A-11R-A38B-07): project, tissue source site, participant, sample type + vial, portion +
+TCGA barcodes (TCGA-ZZ-0001-01A-11R-A38B-07): project, tissue source site, participant, sample type + vial, portion +
 analyte, plate, centre. Sample types: GDC code tables (01 primary, 03 blood-derived primary, 06 metastatic,
 10-14 normal, 20 control ...). CPTAC writes normals with a suffix (C3L-00001.N).
 """

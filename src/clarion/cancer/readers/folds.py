@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from clarion.cancer.cohort import Cohort
 from clarion.cancer.readers.tables import file_error, read_table, stem
 from clarion.data.paths import inside
@@ -89,13 +91,30 @@ def _published(cohort: Cohort, published: Mapping[str, Path]) -> tuple[list[str]
         raise UsageError(f"{', '.join(absent)} has no published fold while others do; leave data.fold=null.")
     train: list[str] = []
     test: list[str] = []
-    for path in published.values():
-        table = read_table(path)
-        if not {"train", "val"} <= set(table.columns):
-            raise file_error(path, "lacks the columns train and val.")
+    for path in dict.fromkeys(published.values()):
+        table = _read_fold(path)
+        _refuse_shared(path, table)
         train += [str(p) for p in table["train"].dropna()]
         test += [str(p) for p in table["val"].dropna()]
     return [p for p in dict.fromkeys(train) if p in cohort.patients], [p for p in test if p in cohort.patients]
+
+
+def _read_fold(path: Path) -> pd.DataFrame:
+    table = read_table(path)
+    if not {"train", "val"} <= set(table.columns):
+        raise file_error(path, "lacks the columns train and val.")
+    return table
+
+
+def _refuse_shared(path: Path, table: pd.DataFrame) -> None:
+    """DataError where a patient of this fold's val is in another fold's too: he would be tested twice."""
+    own = set(table["val"].dropna().astype(str))
+    for other in sorted(path.parent.glob("splits_*.csv")):
+        if other.name == path.name or other.is_symlink():
+            continue
+        if both := own & set(_read_fold(other)["val"].dropna().astype(str)):
+            raise file_error(path, f"tests {len(both)} patient(s) whom {other.name} tests too; a patient belongs to "
+                             "the val of one fold.")  # fmt: skip
 
 
 def find_published(root: Path, table: Path, fold: int, folds: int) -> Path | None:

@@ -91,15 +91,16 @@ def _log_problems(
         problems.append(f"{said} values reach {high:,.4g} where {top:g} is the most: no logarithms, or 10x too large?")
     bottom = -15.0 if offset is None else float(np.log2(offset)) if offset > 0 else None
     if bottom is not None and low < bottom - 0.01:
-        problems.append(f"{said} values go down to {low:.3g}, {bottom:.3g} is the least: another offset, z-scores, or 10x too large?")
+        problems.append(f"{said} values go down to {low:.3g}, {bottom:.3g} is the least: another offset, z-scores, or "
+                        "10x too large?")  # fmt: skip
     if values.shape[1] >= ENOUGH and high - low < SPAN:
         problems.append(f"{said} {values.shape[1]:,} genes span only {high - low:.2g}: 10x too small?")
     return problems
 
 
 def _linear_problems(values: np.ndarray, low: float, high: float, name: str, said: str) -> list[str]:
-    """Amounts. In one tissue they spread over orders of magnitude: the 99.9th percentile of those above 0 is hundreds of
-    times their median, that of logarithms (times any factor) two to ten times."""
+    """Amounts. In one tissue they spread over orders of magnitude: the 99.9th percentile of those above 0 is hundreds
+    of times their median, that of logarithms (times any factor) two to ten times."""
     problems = []
     if low < 0:
         problems.append(f"{said} values go down to {low:.3g}: logarithms or z-scores?")

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional
 
 from clarion.errors import DataError
+from clarion.evaluators.survival_curves import censoring
 
 HEADS = ("hazard", "five_year")
 MOST_WEIGHT = 10.0  # of one patient in the five-year loss
@@ -69,16 +70,10 @@ def censoring_weights(time: np.ndarray, event: np.ndarray, horizon: float, limit
 
     label 1: died by the horizon, weight 1 / G(time-); 0: alive then, weight 1 / G(horizon); censored before: 0."""
     time, event = np.asarray(time, np.float64), np.asarray(event, bool)
-    moments, first = np.unique(time, return_index=False, return_inverse=True)
-    left = np.bincount(first, minlength=len(moments))
-    censored = np.bincount(first, ~event, minlength=len(moments))
-    died = left - censored
-    at_risk = left[::-1].cumsum()[::-1] - died  # at one time deaths come before censorings
-    with np.errstate(invalid="ignore", divide="ignore"):
-        step = np.where(at_risk > 0, 1 - censored / at_risk, 1.0)
-    g = np.concatenate([[1.0], np.cumprod(step)])  # g[k]: before moment k
-    before = g[first]
-    at_horizon = g[np.searchsorted(moments, horizon, side="right")]
+    step = censoring(time, event)
+    g = np.r_[1.0, step.value]  # g[k]: before the k-th distinct time
+    before = g[np.searchsorted(step.time, time, side="left")]
+    at_horizon = g[np.searchsorted(step.time, horizon, side="right")]
     label = event & (time <= horizon)
     alive = time > horizon
     with np.errstate(divide="ignore"):
