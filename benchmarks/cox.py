@@ -9,7 +9,7 @@ lifelines fits a sample of the same genes of the first cancer one at a time, as 
 time for all fits is that mean times their number, an extrapolation. R's coxph.fit loop (its C core, without formula
 handling) is timed likewise where Rscript with the survival package exists, else r_ratio is null. The last line is JSON:
 ratio is lifelines' extrapolated wall time over ours; max_abs_beta_difference is against lifelines run to its end
-(precision=1e-20, r_precision=1e-20).
+(precision=1e-20, r_precision=1e-20); targets_met: each target of the project, null where it was not measured.
 """
 
 from __future__ import annotations
@@ -52,18 +52,35 @@ cat(sprintf("%.9f", seconds), sprintf("%.17g", beta))
 """
 
 
+WITH_EFFECT = 0.2  # share of genes
+TARGETS = {"seconds": 20.0, "ratio": 1000.0, "r_ratio": 5.0, "max_abs_beta_difference": 1e-8, "peak_mb": 1000.0}
+FULL = 660_000  # fits that the seconds are for
+
+
 def draw(cancer: int, patients: int, genes: int):
     """(name, expression, time, event): 500 patients give some 150 to 200 deaths at about 50 tied months, as in the
-    cohorts the targets were set on; the first 20 genes carry hazard."""
+    cohorts the targets were set on. The hazard of a patient follows one latent programme; every fifth gene is
+    correlated with it (r up to +-0.5 either way), as in real cohorts where hundreds of genes are hits: their fits start
+    far from the maximum and take more steps than those of genes without effect."""
     rng = np.random.default_rng([7, cancer])
     x = rng.standard_normal((patients, genes), dtype=np.float32)
-    risk = x[:, :20].astype(np.float64) @ (0.15 * rng.choice([-1.0, 1.0], min(20, genes)))
+    risk = rng.standard_normal(patients)
+    some = slice(0, genes, round(1 / WITH_EFFECT))
+    r = rng.uniform(-0.5, 0.5, x[:, some].shape[1])
+    x[:, some] = risk[:, None] * r + x[:, some] * np.sqrt(1 - r**2)
     death, censor = rng.exponential(90.0 * np.exp(-risk)), rng.uniform(2.0, 100.0, patients)
     months = np.maximum(1.0, np.ceil(np.minimum(death, censor)))
     event = (death <= censor) & (months <= 60.0)
     ids = [f"C{cancer:02d}-{i}" for i in range(patients)]
     frame = pd.DataFrame(x, ids, [f"G{g}" for g in range(genes)], copy=False)
     return f"C{cancer:02d}", frame, np.minimum(months, 60.0), event
+
+
+def mean_iterations(expression: pd.DataFrame, months, event, threads: int) -> float:
+    """Newton steps a gene of one cancer, fitted once more: the table of all cancers does not keep them."""
+    from clarion.cancer.cox import fit
+
+    return float(np.mean(fit(expression, months, event, threads=threads).iterations))
 
 
 class Stream:
@@ -114,6 +131,20 @@ def r_peer(expression: pd.DataFrame, months, event) -> tuple[float, np.ndarray] 
     return seconds / expression.shape[1], np.array(coef)
 
 
+def targets_met(result: dict) -> dict[str, bool | None]:
+    """target -> met; None where it was not measured: no R, or fewer fits than the seconds are for."""
+    met: dict[str, bool | None] = {}
+    for name, bound in TARGETS.items():
+        value = result[name]
+        if value is None or (name == "seconds" and result["n"] < FULL):
+            met[name] = None
+        else:
+            met[name] = value >= bound if name in ("ratio", "r_ratio") else value <= bound
+    differences = [result["max_abs_beta_difference"], result["r_max_abs_beta_difference"] or 0.0]
+    met["max_abs_beta_difference"] = max(differences) <= TARGETS["max_abs_beta_difference"]
+    return met
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cancers", type=int, default=33)
@@ -149,6 +180,8 @@ def main() -> None:
     )
 
     name, expression, months, event = draw(0, args.patients, args.genes)
+    iterations = mean_iterations(expression, months, event, args.threads)
+    print(f"{iterations:.2f} Newton steps a gene in the first cancer; {WITH_EFFECT:.0%} of the genes carry an effect")
     ours = table.of(name)["coef"].to_numpy()
     chosen = np.random.default_rng(0).permutation(args.genes)
     sample = chosen[: args.peer_genes]
@@ -177,6 +210,8 @@ def main() -> None:
         "drawing_s": round(stream.seconds, 2),
         "compile_s": round(compile_s, 2),
         "threads": args.threads,
+        "mean_iterations": round(iterations, 2),
+        "genes_with_effect": WITH_EFFECT,
         "lifelines_ms": round(1e3 * each, 2),
         "r_ratio": r_ratio,
         "r_max_abs_beta_difference": r_difference,
@@ -184,7 +219,7 @@ def main() -> None:
         "deaths": int(event.sum()),
         "death_times": int(len(np.unique(months[event]))),
     }
-    print(json.dumps(result))
+    print(json.dumps(result | {"targets_met": targets_met(result)}))
 
 
 if __name__ == "__main__":

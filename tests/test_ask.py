@@ -9,8 +9,8 @@ import pytest
 
 from clarion import asking, cli, launch
 from clarion.findings import Document, Finding
-from clarion.llm.grounded import GROUNDED_SYSTEM, findings_block, grounded_messages
-from clarion.llm.prompts import OPHTIMUS_SYSTEM
+from clarion.llm.grounded import findings_block, grounded_messages
+from clarion.llm.prompts import OPHTIMUS_SYSTEM, prompt_messages, user_turn
 from clarion.samples import Sample
 from clarion.trained import open_model
 
@@ -55,6 +55,7 @@ def test_the_answer_streams_and_is_the_predictors(run):
     answer = asking.ask("Which stage does this eye have, and why?", str(run), out=out)
     assert out.getvalue().strip() == answer["answer"] and len(out.written) > 2
     messages = grounded_messages("Which stage does this eye have, and why?", None)
+    assert answer["messages"] == messages
     assert messages[0] == {"role": "system", "content": OPHTIMUS_SYSTEM}
     predictor = open_model(str(run), "generation", "llama_tiny").predictor
     expected = next(iter(predictor([Sample("a", "a", {"messages": messages})]))).values
@@ -67,7 +68,13 @@ def test_findings_ground_the_question(run, findings, capsys):
     assert cli.main([*argv, "--format", "json"]) == 0
     said = capsys.readouterr()
     answer = json.loads(said.out)
-    assert len(answer["findings"]) == 101 and "of 101 findings" in said.err  # the tiny context holds fewer, and says so
+    shown = len(answer["findings"])  # the tiny context holds fewer than 101, and says so
+    assert 0 < shown < 101 and f"shown {shown} of 101 findings" in said.err
+    assert answer["findings"][:2] == ["erm_present", "erm_area"]  # those in the prompt, in its order, and no others
+    prompt = answer["messages"][-1]["content"]
+    assert prompt.startswith("Context:\nFindings of the right eye")
+    assert prompt.endswith("Question:\nIs there a membrane?")
+    assert sum(line.startswith("- ") for line in prompt.splitlines()) == shown + 1  # and the count of the others
 
 
 def test_the_block_says_units_doubts_and_what_is_missing(findings):
@@ -80,8 +87,8 @@ def test_the_block_says_units_doubts_and_what_is_missing(findings):
     assert "91 more findings" in lines[-2] and lines[-1] == "Not measured: govetto_stage (the scan has no fovea)"
     assert "P0001" not in block and "ST-1" not in block and "2026" not in block
     messages = grounded_messages("망막전막이 있습니까?", document)
-    assert messages[0]["content"] == GROUNDED_SYSTEM
-    assert messages[1]["content"].endswith("Question:\n망막전막이 있습니까?")
+    assert messages[0]["content"] == OPHTIMUS_SYSTEM  # as in the training
+    assert messages[1]["content"] == user_turn("망막전막이 있습니까?", context=findings_block(document))
 
 
 @pytest.mark.parametrize(
@@ -99,3 +106,49 @@ def test_mistakes_end_in_a_sentence(run, argv, code, said, capsys):
     assert cli.main([str(run) if a == "RUN" else a for a in argv]) == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("clarion ask:") and said in error
+
+
+BRIEF = "Reply with one word."
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory):
+    """A tiny Llama that has learnt by heart to say one word and stop, under a system prompt of its own."""
+    folder, runs = tmp_path_factory.mktemp("brief"), tmp_path_factory.mktemp("brief_runs")
+    words = ["membrane", "glaucoma", "cataract", "uveitis", "drusen", "myopia", "edema", "atrophy"]
+    for split, kinds in (("train", ("Is", "Was", "Has", "Can")), ("val", ("May",)), ("test", ("Will",))):
+        asked = {f"{k}-{w}": f"{k} this eye show {w} today?" for k in kinds for w in words}
+        rows = [{"id": i, "patient_id": i, "question": q, "answer": "Yes"} for i, q in asked.items()]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    argv = ["model=llama_tiny", "data=instruct_jsonl", f"data.root={folder}", "data.kind=public",
+            f"data.system={BRIEF}", "trainer.epochs=12", "trainer.device=cpu", "trainer.args.learning_rate=3e-3",
+            "model.generation.max_new_tokens=24"]  # fmt: skip
+    assert launch.train([*argv, f"runs_dir={runs}"]) == 0
+    return next(runs.glob("*/metrics.json")).parent
+
+
+def test_the_system_prompt_of_the_run_and_its_stop_token(brief):
+    answer = asking.ask("Will this eye show drusen today?", str(brief))
+    assert answer["messages"] == prompt_messages("Will this eye show drusen today?", BRIEF)
+    predictor = open_model(str(brief), "generation", "llama_tiny").predictor
+    (expected,) = predictor([Sample("a", "a", {"messages": answer["messages"]})])
+    assert expected.values["stopped"] and expected.values["tokens"] < 24  # it ended by itself, not by the limit
+    assert answer["answer"] == expected.values["text"] == "Yes"
+
+
+def test_the_system_prompt_of_the_config_is_the_published_one():
+    from clarion.config import compose_config
+
+    assert compose_config(["data=instruct_jsonl"]).data.system == OPHTIMUS_SYSTEM
+
+
+def test_a_model_elsewhere_is_refused_in_one_sentence(run, monkeypatch, capsys):
+    from clarion import trained
+    from clarion.trainers.api import ApiPredictor, connect
+
+    model = {"base_url": "http://127.0.0.1:9/v1", "served": "m"}
+    far = trained.Trained(ApiPredictor(connect(model), model), "far", "0", "public", [])
+    monkeypatch.setattr(trained, "open_model", lambda *_: far)
+    assert cli.main(["ask", "Why?", "--model", str(run)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "answers through http://127.0.0.1:9/v1" in line

@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from clarion import cli, launch
+from clarion import beside, cli, launch
+from clarion.cancer.lookup import LookupTable
+from clarion.config import compose_config
 from clarion.embedding import embedder, read_embedding
-from clarion.errors import UsageError
+from clarion.errors import DataError, UsageError
 from clarion.networks import ModulePredictor
 from clarion.record import RunRecord
 from clarion.run import build_data
@@ -32,7 +34,9 @@ def runs(tmp_path_factory):
     """Two seeds of a network and a linear score."""
     folder = tmp_path_factory.mktemp("runs")
     found = {}
-    for name, model in (("first", NETWORK), ("second", [*NETWORK, "seed=1"]), ("score", ["model=sign_score"])):
+    second = [*NETWORK, "seed=1", "model.baselines=[]"]
+    first = [*NETWORK, "model.baselines=[ridge_cox,cox_age]"]
+    for name, model in (("first", first), ("second", second), ("score", ["model=sign_score"])):
         assert launch.train([*model, *DATA, f"runs_dir={folder / name}"]) == 0
         found[name] = next((folder / name).glob("*/metrics.json")).parent
     return found
@@ -76,6 +80,53 @@ def test_numbers_at_risk_are_those_of_the_patients(runs):
         assert both[0]["n"][k] + both[1]["n"][k] == int((truth["time"] >= when).sum())
 
 
+def test_baselines_stand_beside_a_network(runs):
+    """Fitted on the training patients of the run, scored on the same test patients, with the paired gain."""
+    result = json.loads((runs["first"] / "metrics.json").read_text(encoding="utf-8"))["evaluators"]["survival"]
+    truth = pd.read_parquet(runs["first"] / "truth" / "test.parquet")
+    for name in ("ridge_cox", "cox_age"):
+        gain, own = (result[part][f"c_index_gain_over_{name}"] for part in ("metrics", "baseline"))
+        assert gain["low"] < gain["value"] < gain["high"] and own["low"] < own["value"] < own["high"]
+        whole = result["metrics"]["c_index_within_cancer"]["value"]
+        assert whole - own["value"] == pytest.approx(gain["value"], abs=1e-9) and own["name"] == name
+        table = pd.read_parquet(runs["first"] / "predictions" / "baselines" / f"test_{name}.parquet")
+        assert set(table["sample_id"]) == set(truth["sample_id"])
+    assert result["baseline"]["c_index"]["name"] == "ridge_cox"
+    page = (runs["first"] / "report.html").read_text(encoding="utf-8")
+    assert "C index gain over ridge cox" in page and " ridge_cox" in page
+    alone = json.loads((runs["second"] / "metrics.json").read_text(encoding="utf-8"))["evaluators"]["survival"]
+    assert "c_index_gain_over_ridge_cox" not in alone["metrics"]
+
+
+def test_a_run_keeps_the_table_of_its_training_patients(runs):
+    data = build_data(RunRecord(runs["first"]).config())
+    table = LookupTable.read(runs["first"] / "tables" / "rna.parquet")
+    table.check([*data.splits["val"], *data.splits["test"]])
+    with pytest.raises(DataError, match="leaks"):
+        table.check(data.splits["train"][:1])
+    assert sum(fitted.n for fitted in table.patients.values()) == len(data.splits["train"])
+    raw = (runs["first"] / "tables" / "rna.parquet").read_bytes()
+    assert not any(patient.encode() in raw for patient in data.splits["train"])
+
+
+def test_two_runs_are_compared_on_the_same_patients(runs, tmp_path, capsys):
+    out = tmp_path / "both.html"
+    assert cli.main(["report", str(runs["first"]), str(runs["score"]), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "DeLong&#39;s test of AUC naive 60m" in page or "DeLong's test of AUC naive 60m" in page
+    assert "Censoring weights (IPCW) come from the test patients" in page
+
+
+@pytest.mark.parametrize("wanted, told", [
+    ("ridge_cx", "model.baselines: ridge_cx is no survival model. Did you mean `ridge_cox`"),
+    ("mlp_survival", "is a network"),
+    ("tabular_transformer", "the model itself"),
+])  # fmt: skip
+def test_baselines_that_are_none_are_refused_before_the_training(wanted, told):
+    with pytest.raises(UsageError, match=told):
+        beside.names(compose_config(["model=tabular_transformer", f"model.baselines=[{wanted}]"]))
+
+
 # ---- explain ---------------------------------------------------------------------------------------------------
 
 
@@ -87,8 +138,8 @@ def test_explain_writes_what_it_prints(runs, tmp_path, capsys):
     kept = json.loads((out / "explanation.json").read_text(encoding="utf-8"))
     assert {k: v for k, v in printed.items() if k != "out"} == kept
     assert [r["model"] for r in kept["runs"]] == ["tabular_transformer", "tabular_transformer", "sign_score"]
-    assert len(kept["stability"]["pairs"]) == 3 and -1 <= kept["stability"]["spearman"] <= 1
-    assert kept["stability"]["pairs"][0]["k"] == 5
+    assert len(kept["stability"]["pairs"]) == 3 and -1 <= kept["stability"]["spearman_shared"] <= 1
+    assert kept["stability"]["pairs"][0]["k"] == 5 and kept["stability"]["pairs"][0]["pool"] == 60
     table = pd.read_csv(out / "explanation.csv")
     assert list(table.groupby("run", sort=False).size()) == [len(r["explanation"]["genes"]) for r in kept["runs"]]
     first = kept["runs"][0]["explanation"]["genes"][0]

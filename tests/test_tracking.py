@@ -336,7 +336,7 @@ def test_wandb_sends_no_real_images_rows_or_identifiers(tmp_path, caplog):
     for secret in secrets:
         assert secret not in content
     config, history, *_ = read_wandb(tmp_path / "run")
-    assert config["data"] == {"root": "<local path>"}
+    assert config["data"] == {}  # of private data: no root, no words of the user
     assert any("results/_type" in row for row in history)
 
 
@@ -434,9 +434,11 @@ def test_tables_with_pictures_reach_every_tracker(tmp_path):
     _, history, _, _ = read_wandb(tmp_path / "wandb")
     (row,) = (row for row in history if "cases/_type" in row)
     assert row["cases/_type"] == "table-file" and row["cases/nrows"] == 2
-    (table,) = (tmp_path / "wandb" / "wandb").glob("offline-run-*/files/media/table/cases*.json")
-    cells = [row[1]["_type"] for row in json.loads(table.read_text())["data"]]
-    assert cells == ["image-file", "image-file"] and len(list((tmp_path / "wandb").rglob("media/images/**/*.png"))) == 2
+    table = artifacts_of(tmp_path / "wandb")["run_table"]  # the table as W&B shows it: pictures beside their rows
+    files = {item.path: Path(item.local_path) for item in table.manifest.contents}
+    rows = json.loads(files["cases.table.json"].read_text())["data"]
+    assert [row[0] for row in rows] == ["a", "b"] and all(row[1]["_type"] == "image-file" for row in rows)
+    assert Image.open(files[rows[1][1]["path"]]).getpixel((0, 0)) == (0, 0, 255)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tensorboard" / "tensorboard"))

@@ -23,22 +23,26 @@ def ask(
 ) -> dict[str, Any]:
     """Answer in the published layout with the model's own template and stop tokens; pieces go to `out` as they come.
 
-    model: a run directory or checkpoint of task generation. Returns {"question", "answer", "model", "hash",
-    "trained_on", "findings", "warnings"}. UsageError / DataError come before a model is loaded where possible.
+    model: a run directory or checkpoint of task generation, whose weights answer on this machine. The system prompt is
+    the one that the run's data were given (data.system of its config). Returns {"question", "answer", "model", "hash",
+    "trained_on", "findings" (ids that stand in the prompt), "messages" (what was asked), "warnings"}. UsageError /
+    DataError come before a model is loaded where possible.
     """
     question = _checked(question)
     document = read_document(findings) if findings is not None else None
-    from clarion.llm.grounded import grounded_messages
+    from clarion.llm.grounded import grounded_messages, ranked
     from clarion.trained import open_model
-    from clarion.trainers.sft_stream import fits, stream
+    from clarion.trainers.sft_stream import fits, require_streaming, stream
 
     trained = open_model(model, "generation", "smollm2_135m", device)
+    require_streaming(trained.predictor, f"--model {model}")
+    system = system_prompt(model)
     if max_new_tokens is not None:
         _limit(trained.predictor, max_new_tokens)
-    messages, listed = grounded_messages(question, document), None
+    messages, listed = grounded_messages(question, document, system), 0
     if document is not None:  # a small context takes the leading findings only
         for listed in LISTED:
-            messages = grounded_messages(question, document, most=listed)
+            messages = grounded_messages(question, document, system, most=listed)
             if fits(trained.predictor, messages):
                 break
     parts = []
@@ -55,8 +59,20 @@ def ask(
         warnings.append(f"the model was shown {listed} of {len(document.findings)} findings: its context holds no more")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    used = [f.id for f in document.findings] if document else []
-    return {"question": question, "answer": answer, **trained.source, "findings": used, "warnings": warnings}
+    used = [f.id for f in ranked(document)[:listed]] if document else []
+    said = {"question": question, "answer": answer, **trained.source}
+    return said | {"findings": used, "messages": messages, "warnings": warnings}
+
+
+def system_prompt(model: str) -> str | None:
+    """What the run's training data began with: data.system of its config; the published one for a bare checkpoint."""
+    from clarion.llm.prompts import OPHTIMUS_SYSTEM
+    from clarion.record import RunRecord
+
+    path = Path(model).expanduser()
+    if not (path / "config.yaml").is_file():
+        return OPHTIMUS_SYSTEM
+    return RunRecord(path.resolve()).config().data.get("system", OPHTIMUS_SYSTEM)
 
 
 def _checked(question: str) -> str:

@@ -375,7 +375,7 @@ def instruct(args: argparse.Namespace) -> int:
     from clarion.llm.building.build import build_instructions
     from clarion.record import to_json
 
-    generate = open_generator(settings.generator)
+    generate = open_generator(settings.generator, data_kind=settings.data_kind)
     if generate is None:
         raise UsageError("generator=none cannot write questions: name a model, a run, or URL#MODEL of a server.")
     print(to_json(build_instructions(settings, generate, Path(args.out).expanduser())), end="")

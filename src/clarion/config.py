@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -94,6 +95,8 @@ def run_id(*, _root_: DictConfig) -> str:
 def register_resolvers() -> None:
     from clarion.launchers import worker_environment
 
+    # Launchers of ours bear the names of their plugins, and their settings are checked against the plugin's.
+    warnings.filterwarnings("ignore", message=r"(?s).*is validated against ConfigStore schema with the same name")
     OmegaConf.register_new_resolver("run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("worker_environment", worker_environment, replace=True)
 

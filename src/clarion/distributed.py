@@ -64,6 +64,17 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0) if world_size() > 1 else 0
 
 
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """How many processes there are is still known afterwards: Lightning deletes WORLD_SIZE when it ends."""
+    size = os.environ.get("WORLD_SIZE")
+    try:
+        yield
+    finally:
+        if size is not None:
+            os.environ["WORLD_SIZE"] = size
+
+
 def from_submitit() -> None:
     """Tasks of one submitit job (hydra.launcher.tasks_per_node > 1) -> the variables that torch reads."""
     import sys

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +22,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from clarion import config
-from clarion.errors import ClarionError, UsageError
+from clarion.errors import UsageError
 
 log = logging.getLogger(__name__)
 
 Message = dict[str, str]
 Generate = Callable[[list[list[Message]]], list[str]]
-LOCAL = {"model": None, "path": None, "device": "auto", "batch_size": 4, "max_new_tokens": 256, "seed": 0}
+LOCAL = {
+    "model": None,
+    "path": None,
+    "device": "auto",
+    "batch_size": 4,
+    "max_new_tokens": 256,
+    "seed": 0,
+    "send_private": False,
+}
 OPENAI = {
     "base_url": None,
     "model": None,
@@ -40,16 +47,21 @@ OPENAI = {
     "workers": 4,
     "timeout_s": 300.0,
     "retries": 2,
+    "send_private": False,
 }
 TOKENIZER_CACHE_VERSION = "1"
 SETTINGS = {"none": {}, "local": LOCAL, "openai": OPENAI}
 
 
-def open_generator(spec: str | Mapping[str, Any] | None, where: str = "generator") -> Generate | None:
+def open_generator(
+    spec: str | Mapping[str, Any] | None, where: str = "generator", data_kind: str | None = None
+) -> Generate | None:
     """spec -> callable: conversations (lists of {"role", "content"}) in, one stripped answer each out, in their order.
 
     Returns None for `none` (or no spec). The callable has `identity`, a dict that says what generated, for cards and
-    manifests; no key is in it. where: how errors name the setting. Raises UsageError for a spec that is none, for
+    manifests; no key is in it. where: how errors name the setting; data_kind: public | phantom | private of the texts
+    that it will be given, None where nobody knows: then they count as private, which a server elsewhere gets only with
+    send_private. Raises UsageError for a spec that is none, for
     weights that are not on this machine (before torch is loaded) and for a run that generates no text.
     """
     spec = parse_spec(spec, where)
@@ -59,7 +71,8 @@ def open_generator(spec: str | Mapping[str, Any] | None, where: str = "generator
     if kind == "none":
         return None
     settings = {**SETTINGS[kind], **{k: v for k, v in spec.items() if k != "kind"}}
-    return OpenAIGenerator(settings, where) if kind == "openai" else LocalGenerator(settings, where)
+    made = OpenAIGenerator if kind == "openai" else LocalGenerator
+    return made(settings, where, data_kind)
 
 
 def parse_spec(spec: str | Mapping[str, Any] | None, where: str = "generator") -> dict[str, Any]:
@@ -153,14 +166,21 @@ class LocalGenerator:
 
     The network is loaded at the first call, so that a build which needs no generation costs none."""
 
-    def __init__(self, settings: Mapping[str, Any], where: str = "generator"):
-        self.settings, self.where = dict(settings), where
+    def __init__(self, settings: Mapping[str, Any], where: str = "generator", data_kind: str | None = None):
+        self.settings, self.where, self.data_kind = dict(settings), where, data_kind
         self._predictor: Any = None
         path = settings.get("path")
         self.path = Path(str(path)).expanduser() if path else None
         self.is_run = bool(self.path and any((self.path / n).is_file() for n in ("config.yaml", "clarion.json")))
         name = str(settings["model"] or (self.path.name if self.path else ""))
-        self.identity: dict[str, Any] = {"kind": "local", "model": name, "max_new_tokens": settings["max_new_tokens"]}
+        self.identity: dict[str, Any] = {
+            "kind": "local",
+            "model": name,
+            **{k: settings[k] for k in ("max_new_tokens", "batch_size", "seed")},  # padding changes a last digit
+        }
+        self.truncated: list[bool] = []  # of the last call's answers: which were cut off at max_new_tokens
+        if self.path is not None:  # now, not at the first call: replies are kept under it
+            self.identity["hash"] = _content_hash(self.path)
         if not self.is_run:
             from clarion.trainers.sft_weights import check_architecture, find_weights
 
@@ -179,7 +199,9 @@ class LocalGenerator:
         if self._predictor is None:
             self._predictor = self._load()
         samples = [Sample(f"{k}", f"{k}", {"messages": list(turns)}) for k, turns in enumerate(conversations)]
-        return [str(p.values["text"]) for p in self._predictor(samples)]
+        answers = [p.values for p in self._predictor(samples)]
+        self.truncated = [not values.get("stopped", True) for values in answers]
+        return [str(values["text"]) for values in answers]
 
     def _model_config(self) -> dict[str, Any]:
         from omegaconf import OmegaConf
@@ -223,62 +245,95 @@ class LocalGenerator:
         option = f"{self.where}.path"
         if (self.path / "config.yaml").is_file():
             trained = open_model(str(self.path), "generation", "smollm2_135m", self.settings["device"], option)
-            self.identity |= {"model": trained.name, "hash": trained.digest, "trained_on": trained.trained_on}
-            return trained.predictor
-        from clarion.record import hash_tree
-
+            self.identity |= {"model": trained.name, "trained_on": trained.trained_on}
+            if (server := getattr(trained.predictor, "server", None)) is not None:  # the run of a model elsewhere
+                send = bool(self.settings["send_private"]) or trained.predictor.send_private
+                server.where = self.where
+                server.admit(self.data_kind, send)
+                trained.predictor.admitted = True
+            return self._limited(trained.predictor)
         cfg = config.compose_config(["model=smollm2_135m", f"trainer.device={self.settings['device']}"])
         model = {"path": None, "generation": self._generation()}
-        self.identity["hash"] = hash_tree(self.path)
-        return build(cfg.trainer, model=model, seed=int(self.settings["seed"])).load(self.path)
+        return self._limited(build(cfg.trainer, model=model, seed=int(self.settings["seed"])).load(self.path))
+
+    def _limited(self, predictor: Any) -> Any:
+        """A run's predictor with this generator's max_new_tokens and batch_size in place of those it was scored with.
+
+        Raises UsageError for a kind of predictor that does not take them."""
+        from clarion.trainers.api import ApiPredictor
+        from clarion.trainers.sft_predict import SftPredictor
+
+        if isinstance(predictor, ApiPredictor):  # of a server, which decides itself what it computes together
+            predictor.max_tokens = int(self.settings["max_new_tokens"])
+            return predictor
+        if not isinstance(predictor, SftPredictor):
+            raise UsageError(
+                f"{self.where}.path={self.path}: answers of this run's model cannot be limited to max_new_tokens; name "
+                "its server (URL#MODEL) or its merged folder instead."
+            )
+        predictor.batch_size = int(self.settings["batch_size"])
+        predictor.config.max_new_tokens = int(self.settings["max_new_tokens"])
+        predictor.generates, predictor.limit = True, predictor.context - predictor.config.max_new_tokens
+        return predictor
+
+
+def _content_hash(path: Path) -> str:
+    """Hash of what answers: the checkpoint of a run, or all of a model folder."""
+    from clarion.data.filecache import digest_files
+    from clarion.data.fingerprint import fingerprint_items
+    from clarion.record import read_json
+
+    manifest = read_json(path / "manifest.json") if (path / "config.yaml").is_file() else None
+    checkpoint = path / str((manifest or {}).get("checkpoint") or ".")
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file()) if checkpoint.is_dir() else [checkpoint]
+    digests = digest_files([p for p in files if p.is_file()])
+    return fingerprint_items(
+        {p.name if p == checkpoint else p.relative_to(checkpoint).as_posix(): digests[p] for p in digests}
+    )
 
 
 class OpenAIGenerator:
     """Any server that answers POST BASE_URL/chat/completions (vLLM, llama.cpp, Ollama, OpenAI, ...).
 
-    The key is read from the environment variable `api_key_env`; local servers mostly want none."""
+    The key is read from the environment variable `api_key_env`; local servers mostly want none. Raises UsageError for
+    private data (data_kind None: unknown, so private) and a server elsewhere, unless `send_private`."""
 
-    def __init__(self, settings: Mapping[str, Any], where: str = "generator"):
+    def __init__(self, settings: Mapping[str, Any], where: str = "generator", data_kind: str | None = None):
+        from clarion.openai_client import Server
+
         self.settings, self.where = dict(settings), where
-        self.host = urlsplit(str(settings["base_url"])).netloc.rpartition("@")[2]
-        self.identity = {"kind": "openai", "model": settings["model"], "server": self.host}
-        self._client: Any = None
+        self.server = Server(
+            str(settings["base_url"]), str(settings["model"]), str(settings["api_key_env"] or ""),
+            float(settings["timeout_s"]), int(settings["retries"]), where, "model",
+        )  # fmt: skip
+        self.server.admit(data_kind, bool(settings["send_private"]))
+        sampling = {k: settings[k] for k in ("max_tokens", "temperature", "seed")}  # other fields are the server's own
+        self.identity = {"kind": "openai", "model": settings["model"], "server": self.server.host, **sampling}
+        self.truncated: list[bool] = []  # of the last call's answers: which were cut off at max_tokens
 
     def __call__(self, conversations: list[list[Message]]) -> list[str]:
         if not conversations:
             return []
-        if self._client is None:
-            from openai import OpenAI
-
-            log.warning("%s: texts are sent to %s", self.where, self.host)
-            key = os.environ.get(str(self.settings["api_key_env"] or "")) or "none"
-            self._client = OpenAI(
-                base_url=self.settings["base_url"],
-                api_key=key,
-                timeout=float(self.settings["timeout_s"]),
-                max_retries=int(self.settings["retries"]),
-            )
+        if not self.server.local:
+            log.warning("%s: texts are sent to %s", self.where, self.server.host)
+        _ = self.server.client  # made once, before the threads
         with ThreadPoolExecutor(max_workers=int(self.settings["workers"])) as pool:
-            return list(pool.map(self._ask, conversations))
+            answers = list(pool.map(self._ask, conversations))
+        self.truncated = [cut for _, cut in answers]
+        return [text for text, _ in answers]
 
-    def _ask(self, messages: Sequence[Message]) -> str:
-        import openai
-
-        try:
-            answer = self._client.chat.completions.create(
+    def _ask(self, messages: Sequence[Message]) -> tuple[str, bool]:
+        """(answer, whether it was cut off at max_tokens)."""
+        about = f"a request of {self.where}"
+        answer = self.server.call(
+            lambda: self.server.client.chat.completions.create(
                 model=self.settings["model"],
                 messages=list(messages),
                 max_tokens=int(self.settings["max_tokens"]),
                 temperature=float(self.settings["temperature"]),
                 seed=int(self.settings["seed"]),
-            )
-        except openai.APIConnectionError as error:
-            raise ClarionError(f"{self.where}: no answer from {self.host} ({error}): is the server running?") from error
-        except openai.APIStatusError as error:
-            said = " ".join(str(error.message).split())[:300]
-            hint = f"; set ${self.settings['api_key_env']}" if error.status_code in (401, 403) else ""
-            raise ClarionError(f"{self.where}: {self.host} answers {error.status_code}: {said}{hint}.") from error
-        if not getattr(answer, "choices", None):
-            hint = "is base_url right (often it ends in /v1)?"
-            raise ClarionError(f"{self.where}: {self.host} answered without `choices`: {hint}")
-        return (answer.choices[0].message.content or "").strip()
+            ),
+            about,
+        )
+        choice = self.server.choice(answer, about)
+        return (choice.message.content or "").strip(), choice.finish_reason == "length"

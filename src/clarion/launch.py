@@ -71,15 +71,11 @@ def runs_dir(argv: list[str]) -> str:
 
 
 def start_hydra(argv: list[str]) -> None:
-    import warnings
-
     import hydra
 
     from clarion import config
 
     config.register_resolvers()
-    # Launchers of ours bear the names of their plugins, and their settings are checked against the plugin's.
-    warnings.filterwarnings("ignore", message=r"(?s).*is validated against ConfigStore schema with the same name")
     before = sys.argv
     sys.argv = ["train.py", *argv]
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clarion.errors import DataError, UsageError
+from clarion.llm.overlaps import copy_index, given_weights
 from clarion.record import RunRecord, hash_tree, write_atomic
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,8 @@ def _write(result: Merged, network: Any, tokenizer: Any, record: dict, run: Path
     network.generation_config.pad_token_id = tokenizer.pad_token_id
     network.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    # What the model saw goes with it: an evaluation of the merged weights searches the same training texts.
+    copy_index([checkpoint, *given_weights(record["model"])], partial)
     write_atomic(partial / "README.md", model_card(result, record, run, hash_tree(checkpoint)))
     if out.is_dir():
         out.rmdir()  # empty: checked before

@@ -161,9 +161,9 @@ def _train_open(cfg: DictConfig, overrides: list[str], record: RunRecord, given:
             checkpoint_hash=hash_tree(checkpoint),
         )
         if data.task == "generation" and getattr(trainer, "trains", True):
-            from clarion.llm.overlaps import write_index
+            from clarion.llm.overlaps import given_weights, write_index
 
-            write_index(record.directory, data, starts.values())
+            write_index(record.directory, data, [*starts.values(), *given_weights(model)])
         splits = ["val"] if trial else ["val", "test"]
         metrics = predict_and_evaluate(cfg, data, trainer.load(checkpoint), record, splits, checkpoint)
         publish(tracker, record.directory, metrics, data)

@@ -10,7 +10,8 @@ ever collected, so that the table can be rebuilt where the run directories are g
                null}; a column may add its own or put others in their place: a row is a model, its columns are data sets
     columns    [{title, metric | manifest, published, digits, scale, evaluator, run, command}]; published alone quotes
     folds      pool (default: predictions put together by id and scored once) | mean (scored in each fold, averaged)
-    summary    {over: title of a row name, label: "mean of {n}", things: cohorts}: further rows, means over that name
+    summary    {over: title of a row name, label: "mean of {n}", things: cohorts}: further rows, means over that name;
+               without: {name: why}: rows that are shown and not averaged
     keep       all (default: measured.json keeps every figure of a run) | shown (those in a column)
     compare    {metric, of: X, with: [Y, ...]}: sentences on paired differences of means; X and Y are {title: value}
                of summary rows, or titles of columns
@@ -226,7 +227,11 @@ def summaries(table: Table, figures: dict[str, dict]) -> list[Cell]:
         raise UsageError(f"{table.name}/table.yaml: summary.over: {over} names no row.{nearest(over, spec['rows'])}")
     things = spec["summary"].get("things", "rows")
     groups: dict[tuple, list[Cell]] = {}
+    without = spec["summary"].get("without", {})
     for one in table.cells:
+        if one.keys[over] in without:
+            one.notes.append(f"{without[one.keys[over]]}: not in the mean")
+            continue
         groups.setdefault(tuple(v for k, v in one.keys.items() if k != over), []).append(one)
     out = []
     for members in groups.values():

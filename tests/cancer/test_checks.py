@@ -8,7 +8,9 @@ import pytest
 
 from clarion.cancer.checks import CODES, Limits, check_cohort
 from clarion.cancer.cohort import Cohort
+from clarion.cancer.datasets import OmicsData
 from clarion.cancer.readers import porpoise_files, read_cohort
+from clarion.cancer.readers.scales import scale_problems
 from clarion.cancer.synthetic import synthetic_cohort
 from clarion.errors import DataError, UsageError
 
@@ -72,6 +74,47 @@ def test_artefacts_are_refused_unless_allowed(sound, change, code):
         report.raise_if_bad()
     allowed = check_cohort(changed, allow=[code])
     assert allowed.ok and code in {f.code for f in allowed.warnings}
+
+
+@pytest.fixture(scope="module")
+def amounts() -> pd.DataFrame:
+    """log2(TPM + 1) of 2,000 genes of 60 patients."""
+    return synthetic_cohort(cancers=1, patients=60, genes=2000, missing=0, cnv=0, mut=0, seed=4).omics["rna"]
+
+
+@pytest.mark.parametrize("genes", [150, 2000])
+@pytest.mark.parametrize("values, refused", [
+    (lambda x: x, ""),
+    (lambda x: 2**x - 1, ""),  # TPM, read as linear
+    (lambda x: 100 * (2**x - 1), ""),  # intensities of no known unit
+    (lambda x: (x - x.mean()) / x.std(), ""),
+    (lambda x: 10 * x, "times the median where amounts spread over orders of magnitude"),
+    (lambda x: 0.1 * x, "10x too small"),
+    (lambda x: 10 * (x - x.mean()) / x.std(), "another scale|10x too large"),
+])  # fmt: skip
+def test_a_wrong_scale_is_found_where_none_is_declared(amounts, tmp_path, values, refused, genes):
+    """A table of one's own with data.scale null: the values themselves tell."""
+    table = values(amounts.iloc[:, :genes]).add_suffix("_rnaseq")
+    rng = np.random.default_rng(0)
+    head = pd.DataFrame({"patient_id": table.index, "time_months": rng.uniform(2, 90, 60), "event": [1, 0] * 30})
+    pd.concat([head, table.reset_index(drop=True)], axis=1).to_csv(tmp_path / "own.csv", index=False)
+    data = OmicsData("own", root=str(tmp_path), kind="public", limits={"max_two_floors": 1.0})
+    if not refused:
+        assert not [f for f in data.check().errors if f.code == "expression_scale"]
+        return
+    with pytest.raises(DataError, match=refused):
+        data.check()
+
+
+@pytest.mark.parametrize("declared", ["TPM", "FPKM", "linear"])
+def test_ten_times_the_amounts_are_found_as_far_as_they_can_be(amounts, declared):
+    right, wrong = 2 ** amounts.to_numpy() - 1, 10 * (2 ** amounts.to_numpy() - 1)
+    assert scale_problems(right, declared, "rna") == []
+    # amounts of an unknown unit have no wrong factor; logarithms times ten are none of them
+    assert bool(scale_problems(wrong, declared, "rna")) == (declared != "linear")
+    assert "logarithms times a factor" in scale_problems(10 * amounts.to_numpy(), declared, "rna")[0]
+    loud = right[:, right.mean(axis=0) > 100]  # a choice of loud genes is no wrong scale
+    assert scale_problems(loud, declared, "rna") == []
 
 
 def test_z_scores_that_no_cohort_can_have(sound):

@@ -240,6 +240,11 @@ def test_outliers_of_public_matrices():
     table = fit(x, time, event)
     assert table.status[0] in ("ok", "separated") and np.isfinite(table.p_lr[0])
     assert table.status[1] == "ok"
+    # lifelines in units of the outlier: a coefficient of size 1 again
+    for gene, unit in ((0, 36_893.0), (1, 1.0)):
+        peer = lifelines_fit({"x": x[:, gene] / unit}, time, event)
+        assert table.coef[gene] * unit == pytest.approx(peer.params_["x"], rel=1e-6, abs=1e-8)
+        assert table.p_lr[gene] == pytest.approx(peer.log_likelihood_ratio_test().p_value, rel=1e-6)
 
 
 @pytest.mark.parametrize("ties", ["efron", "breslow"])

@@ -241,3 +241,18 @@ def test_the_published_folds_of_nine_cohorts(real_data):
         published = set(pd.read_csv(folder / "splits_3.csv")["val"].dropna())
         assert published == set(part.patients) & set(data.splits["test"])
     assert len(data.cohort().cancers) == 9 and data.card()["modalities"]["rna"]["scale"] == "z-score"
+
+
+def test_a_patient_in_the_val_of_two_published_folds_is_refused(tmp_path):
+    """He would be tested twice, by two models."""
+    root = porpoise(tmp_path)
+    where = root / "tcga" / "splits" / "5foldcv" / "tcga_blca"
+    table = pd.read_csv(where / "splits_1.csv", index_col=0)
+    other = pd.read_csv(where / "splits_0.csv", index_col=0)["val"].dropna().iloc[0]
+    table.loc[0, "val"] = other
+    table["train"] = table["train"].where(table["train"] != other)
+    table.to_csv(where / "splits_1.csv")
+    with pytest.raises(DataError, match=r"tests 1 patient\(s\) whom splits_.\.csv tests too") as caught:
+        composed("data=cancer_omics", f"data.root={root}", "data.cohort=blca", "data.fold=0")
+    assert other not in str(caught.value)
+    composed("data=cancer_omics", f"data.root={root}", "data.cohort=luad", "data.fold=0")

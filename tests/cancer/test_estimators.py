@@ -101,6 +101,44 @@ def test_predictions_are_scored_beside_the_training_follow_up(model, tmp_path):
     assert 0 < found["brier_60m"]["value"] < 0.4
 
 
+@pytest.mark.parametrize("model", ["ridge_cox", "sign_score", "gbm_survival", "cox_age"])
+def test_a_checkpoint_holds_nobodys_values(model, data, tmp_path):
+    """Neither values of genes nor times of death: quantiles of five patients and more, hazards on whole months."""
+    trainer = configured(model)
+    checkpoint, _ = fit(trainer, data, tmp_path)
+    estimator = trainer.load(checkpoint).estimator
+    X, y, _ = data.table("train")
+    if hasattr(estimator, "baseline_times_"):
+        grid = np.asarray(estimator.baseline_times_)
+        assert (grid == np.rint(grid)).all()
+        between = np.diff([(y["time"][y["event"]] <= end).sum() for end in np.r_[0, grid]])
+        assert between.min() >= 5 and between.sum() == y["event"].sum()
+    learned = {"ridge_cox": lambda e: [e.parts_["scores"]], "gbm_survival": lambda e: [e.parts_["scores"]],
+               "sign_score": lambda e: [t["scores"] for t in e.tables_.values()],
+               "cox_age": lambda e: []}[model](estimator)  # fmt: skip
+    for scores in learned:
+        for cancer, knots in scores["knots"].items():
+            rows = X if cancer == "" else X[X["cancer"] == cancer]
+            assert len(knots) * 5 <= len(rows)
+    arrays = [np.asarray(knots) for scores in learned for knots in scores["knots"].values()]
+    patients = X[[c for c in X.columns if c.startswith("rna:")]].to_numpy(np.float32)
+    for knots in arrays:  # quantiles lie between two patients' values, but for rare coincidences
+        assert np.isin(knots, patients).mean() < 0.3
+
+
+def test_the_thinned_hazard_is_nearly_breslows(data):
+    X, y, _ = data.table("train")
+    model = E.AgeCox().fit(X, y)
+    lp = model.predict(X)
+    times, hazard = F.breslow(lp, y["time"], y["event"])
+    at = np.arange(6.0, 61.0, 6.0)
+    exact = np.exp(-np.outer(np.exp(lp), np.r_[0.0, hazard][np.searchsorted(times, at, side="right")]))
+    assert np.abs(model.predict_survival(X, at) - exact).max() < 0.05
+    assert np.abs(model.predict_survival(X, at) - exact).mean() < 0.01
+    few = F.on_grid(np.array([1.2, 3.0, 8.4]), np.array([0.1, 0.2, 0.4]), np.array([1, 2, 1]))
+    assert [list(a) for a in few] == [[9.0], [0.4]]
+
+
 def test_samples_become_the_rows_of_the_table(data):
     X, y, ids = data.table("val")
     samples = list(data.samples("val"))
@@ -224,7 +262,9 @@ def test_flat_trees_are_the_boosters(data):
     X, y, _ = data.table("train")
     model = E.GradientBoosting(components=5, trees=30, max_depth=3, random_state=0).fit(X, y)
     design = model._design(data.table("test")[0])
-    peer = model._boosted(model._design(X), y["time"], y["event"])
+    _, components = E.learn_components(X, "rna", 5, "cancer", 5000, 0)
+    trained = np.hstack([F.apply_clinical(model.clinical_, X), components])
+    peer = model._boosted(trained, y["time"], y["event"])
     assert np.allclose(E.forest_sum(model.forest_, design), peer.predict(design), atol=1e-9)
 
 
@@ -234,7 +274,8 @@ def test_partial_likelihood_and_breslow_by_hand():
     assert F.partial_loglik(lp, time, event) == pytest.approx(np.log(1 / 10) + np.log(3 / 9) + np.log(2 / 2))
     times, hazard = F.breslow(lp, time, event)
     assert list(times) == [1, 2, 3] and hazard == pytest.approx(np.cumsum([1 / 10, 1 / 9, 1 / 2]))
-    assert F.survival_at(np.zeros(1), times, hazard, [0.5, 1, 9])[0] == pytest.approx(np.exp([0, -0.1, -hazard[-1]]))
+    survival = F.survival_at(np.zeros(1), times, hazard, [0.5, 1, 9])[0]
+    assert survival == pytest.approx(np.exp([-0.05, -0.1, -hazard[-1]]))
 
 
 def test_rare_cancers_are_pooled_and_a_sex_without_deaths_is_left_out():

@@ -10,10 +10,12 @@ import torch
 from scipy.stats import spearmanr
 
 from clarion import config
+from clarion.cancer.cox import benjamini_hochberg
 from clarion.cancer.estimators import ClinicalCox, RidgeCoxPCs, SignScore, patient_rows
-from clarion.cancer.explanation import attribute, explain, stability
+from clarion.cancer.explanation import attribute, attribution, explain, stability
 from clarion.cancer.explanation.document import spread_over_cancers
-from clarion.cancer.explanation.genes import cox_overlap, direction
+from clarion.cancer.explanation.faithful import deletion
+from clarion.cancer.explanation.genes import cox_overlap, cox_rows, direction
 from clarion.cancer.explanation.stability import top_overlap
 from clarion.cancer.transformer.network import SurvivalModule
 from clarion.errors import DataError, UsageError
@@ -124,6 +126,9 @@ def test_planted_genes_are_found_and_their_deletion_hurts(data, score):
     assert found["planted"]["planted_everywhere"] == 4
     own, cox = ranking["auroc"]["value"], found["planted"]["rankings"]["cox_table"]["auroc"]["value"]
     gain = ranking["gain"]
+    table = found["planted"]["rankings"]["cox_table"]["auroc"]
+    assert table["low"] < table["value"]  # the genes are a sample too
+    assert found["planted"]["verdict"].endswith(f"Both rank only the {found['genes_read']} genes that the model reads.")
     assert gain["value"] == pytest.approx(own - cox)
     clear = gain["low"] is not None and not gain["low"] <= 0 <= gain["high"]
     winner = "The Cox table alone finds" if own < cox else "The model finds the planted genes better"
@@ -184,6 +189,42 @@ def test_direction_needs_an_interval_off_zero():
     assert direction({"value": None, "low": None, "high": None}) == "+-"
 
 
+def test_one_cancer_with_one_patient_who_died_has_no_pairs(data, score):
+    """As where a few patients of each cancer are explained: no c-index for want of pairs, and no failure."""
+    samples = list(data.samples("test"))
+    truth = data.truth("test").set_index("sample_id").loc[[s.sample_id for s in samples]]
+    died = int(np.flatnonzero(truth["event"])[0])
+    other = np.flatnonzero((truth["cancer"] != truth["cancer"].iloc[died]).to_numpy())[:8]
+    rows = [died, *other]
+    found = attribute(score, [samples[k] for k in rows])
+    checked = deletion(found, truth.iloc[rows], np.arange(len(found.genes)), 2, 50, 0)
+    one = attribute(score, [samples[died]])
+    alone = deletion(one, truth.iloc[[died]], np.arange(len(one.genes)), 2, 0, 0)
+    assert checked["c_index"] is not None and alone["c_index"] is None and alone["rows"][0]["c_index"] is None
+
+
+def test_a_hit_is_one_among_all_tests_of_all_cancers(data):
+    table = data.datamodule(batch_size=8, genes=5).tables["rna"]
+    rows = cox_rows([f"rna:{g}" for g in table.genes], {"rna": table})
+    q = benjamini_hochberg(table.frame["p_lr"].to_numpy())
+    assert min(r["q"] for r in rows.values() if r["q"] is not None) == pytest.approx(np.nanmin(q), rel=1e-5)
+    hits = sum(len(r["hit_in"]) for r in rows.values())
+    assert hits == (q < 0.05).sum() <= (table.frame["q"] < 0.05).sum() and hits > 0
+
+
+def test_many_genes_keep_the_memory_bound(data, monkeypatch):
+    """More genes than one pass may hold: the steps of one patient go through in parts, to the same attributions."""
+    predictor, samples = network(data), list(data.samples("test"))[:3]
+    whole = attribute(predictor, samples)
+    sizes = []
+    risk = type(predictor.module).risk
+    monkeypatch.setattr(attribution, "TOKENS_AT_ONCE", 100)  # 20 genes: five steps at once
+    monkeypatch.setattr(type(predictor.module), "risk",
+                        lambda self, batch: sizes.append(len(batch["value"])) or risk(self, batch))  # fmt: skip
+    parts = attribute(predictor, samples)
+    assert max(sizes) <= 5 and parts.shares == pytest.approx(whole.shares, abs=1e-5)
+
+
 # ---- stability -----------------------------------------------------------------------------------------------
 
 
@@ -194,25 +235,44 @@ def ranking(values) -> dict[str, float]:
 def test_stability_of_known_rankings():
     up = ranking(range(30))
     same = stability([up, up], top=6, permutations=200)
-    assert same["spearman"] == same["jaccard"] == same["kuncheva"] == pytest.approx(1)
-    assert same["spearman_p"] == same["jaccard_p"] == pytest.approx(1 / 201)
+    assert same["spearman_shared"] == same["jaccard"] == same["kuncheva"] == pytest.approx(1)
+    assert same["spearman_shared_p"] == same["jaccard_p"] == pytest.approx(1 / 201)
     reverse = stability([up, ranking(range(30, 0, -1))], top=6, permutations=200)
-    assert reverse["spearman"] == pytest.approx(-1) and reverse["jaccard"] == 0 and reverse["jaccard_p"] == 1
+    assert reverse["spearman_shared"] == pytest.approx(-1) and reverse["jaccard"] == 0 and reverse["jaccard_p"] == 1
     assert reverse["kuncheva"] == pytest.approx((0 - 36 / 30) / (6 - 36 / 30))
 
 
-def test_stability_compares_what_both_runs_read():
+def test_stability_compares_the_top_genes_of_each_run():
     rng = np.random.default_rng(1)
     a, b, c = (ranking(rng.random(25)) for _ in range(3))
     b = {g: v for g, v in b.items() if g not in ("g3", "g4")} | {"other": 9.0}
     found = stability([a, b, c], top=5, permutations=300, seed=2)
-    assert [p["genes_shared"] for p in found["pairs"]] == [23, 25, 23] and found["pairs"][0]["genes_all"] == 26
+    assert [p["genes_shared"] for p in found["pairs"]] == [23, 25, 23] and found["pairs"][0]["genes_read"] == 26
     shared = sorted(set(a) & set(b))
     expected = spearmanr([a[g] for g in shared], [b[g] for g in shared]).statistic
-    assert found["pairs"][0]["spearman"] == pytest.approx(expected)
-    assert found["spearman"] == pytest.approx(np.mean([p["spearman"] for p in found["pairs"]]))
-    assert 0.01 < found["spearman_p"] <= 1
+    assert found["pairs"][0]["spearman_shared"] == pytest.approx(expected)
+    assert found["spearman_shared"] == pytest.approx(np.mean([p["spearman_shared"] for p in found["pairs"]]))
+    assert 0.01 < found["spearman_shared_p"] <= 1
+    best = [set(sorted(m, key=m.get)[-5:]) for m in (a, b, c)]
+    assert found["pairs"][0]["jaccard"] == pytest.approx(len(best[0] & best[1]) / len(best[0] | best[1]))
+    assert "other" in best[1] and found["pairs"][0]["pool"] == 26
     assert found == stability([a, b, c], top=5, permutations=300, seed=2)
+
+
+def test_runs_that_chose_other_genes_do_not_agree():
+    """Their few shared genes may be in the same order: the genes each of them found are not the same."""
+    few = {f"s{k}": 0.01 * (k + 1) for k in range(6)}
+    a, b = ({f"{name}{k}": 1.0 + k for k in range(20)} | few for name in "ab")
+    offered = [[f"x{k}" for k in range(300)]] * 2
+    found = stability([a, b], top=20, permutations=200, offered=offered)
+    pair = found["pairs"][0]
+    assert pair["genes_shared"] == 6 and pair["pool"] == 346 and pair["shared"] == 0
+    assert found["jaccard"] == 0 and found["kuncheva"] < 0 and found["jaccard_p"] == 1
+    assert found["spearman_shared"] == pytest.approx(1)
+    half = {**b, **{f"a{k}": 50.0 + k for k in range(10, 20)}}
+    half = stability([a, half], top=20, permutations=200, offered=offered)
+    assert half["pairs"][0]["shared"] == 10 and half["jaccard"] == pytest.approx(1 / 3)
+    assert half["jaccard_chance"] < 0.05 and half["jaccard_p"] == pytest.approx(1 / 201)
 
 
 def test_jaccard_by_chance_is_the_mean_over_all_choices():

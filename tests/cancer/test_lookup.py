@@ -8,8 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from clarion.cancer.cohort import Cohort
-from clarion.cancer.cox import fit
+from clarion.cancer.cox import fit, rank_normal
+from clarion.cancer.leak import measure_folder, measure_synthetic
 from clarion.cancer.lookup import LookupTable, fit_cohort, fit_pancancer, leak_gap, sign_score
+from clarion.cancer.pairs import input_pairs
+from clarion.cancer.synthetic import synthetic_cohort
 from clarion.errors import DataError, UsageError
 
 
@@ -164,6 +167,22 @@ def test_false_discoveries_stay_at_the_nominal_rate():
     assert np.mean(found) > 4  # and not by finding nothing
 
 
+def test_false_discoveries_among_co_expressed_genes():
+    """As above with modules of correlated genes, null modules among them: Benjamini & Hochberg's bound also holds under
+    positive dependence (Benjamini & Yekutieli 2001). False is a hit in a module without any effect (associated())."""
+    shares, found = [], []
+    for seed in range(100):
+        cohort = synthetic_cohort(1, 120, 60, shared=3, specific=0, opposed=0, effect=0.7, module_size=6,
+                                  correlation=0.6, cnv=0, mut=0, missing=0, seed=5000 + seed)  # fmt: skip
+        hits = fit(rank_normal(cohort.omics["rna"].to_numpy()), cohort.time, cohort.event).q <= 0.10
+        true = cohort.associated().to_numpy()[:, 0]
+        shares.append((hits & ~true).sum() / max(1, hits.sum()))
+        found.append((hits & true).sum())
+        assert 0 < true.sum() <= 18
+    assert np.mean(shares) <= 0.10 + 2 * np.std(shares, ddof=1) / np.sqrt(100)
+    assert np.mean(found) > 3
+
+
 def test_null_p_values_are_uniform():
     x, time, event = simulate(300, 4000, [], seed=3)
     table = fit(x, time, event)
@@ -192,6 +211,42 @@ def test_the_leak_shows_on_data_without_any_signal():
     partial = leak_gap(x, time, event, two, horizon=60.0, n_resamples=20)
     assert np.isnan(partial.folds["auc_nested"][0]) and "1 of 2 folds" in partial.notes[0]
     assert partial.summary["auc_nested"]["value"] == pytest.approx(partial.folds["auc_nested"][1])
+
+
+def test_a_score_does_not_depend_on_who_else_is_scored():
+    x, time, event = table_of("N", 120, 30, [0.8, -0.8], 9)
+    rows = fit_pancancer([("one", x, time, event)]).of("one")
+    x.iloc[::3, :5] = np.nan
+    for missing in (0.0, x.mean() + 3):
+        every = sign_score(rows, x, 10, missing)
+        assert sign_score(rows, x.iloc[:1], 10, missing) == pytest.approx(every[:1])
+        best = rows["p_lr"].sort_values().index[:10]
+        stand = x.iloc[[0]].fillna(missing)[best].to_numpy() @ np.sign(rows.loc[best, "coef"].to_numpy())
+        assert every[:1] == pytest.approx(stand)
+
+
+def test_the_table_of_a_cohort_keeps_its_scale_and_fingerprint(tmp_path):
+    cohort = synthetic_cohort(2, 60, 30, shared=1, specific=0, opposed=0, cnv=0, mut=0, seed=3)
+    table = LookupTable.read(fit_cohort(cohort).write(tmp_path / "t.parquet"))
+    assert table.settings["scale"] == "log2(TPM+1)" and table.settings["cohort"] == cohort.fingerprint()
+    ask = {"evaluated": False, "genes": list(table.genes[:3])}
+    rna, cancer = cohort.omics["rna"], cohort.clinical["cancer"]
+    assert len(input_pairs(table, rna, cancer, scale="log2(TPM+1)", **ask)) == 120
+    with pytest.raises(DataError, match=r"fitted on values in log2\(TPM\+1\), these are in TPM"):
+        input_pairs(table, 2**rna - 1, cancer, scale="TPM", **ask)
+
+
+def test_the_leak_is_measured_cohort_by_cohort(tmp_path, monkeypatch):
+    options = {"cancers": 2, "patients": 80, "genes": 120, "shared": 2, "specific": 0, "opposed": 0, "cnv": 0, "mut": 0}
+    found = measure_synthetic(top=20, n_resamples=20, **options)
+    assert [row[:2] for row in found["rows"]] == [["ALFA", 80], ["BRAVO", 80]] and found["n"] == 160
+    assert all(len(row) == len(found["columns"]) for row in found["rows"]) and found["data"] == "phantom"
+    figures = found["figures"]
+    gap = figures["mean c leaky"]["value"] - figures["mean c nested"]["value"]
+    assert figures["mean c gap"]["value"] == pytest.approx(gap) and gap > 0
+    monkeypatch.delenv("CLARION_REAL_DATA", raising=False)
+    with pytest.raises(UsageError, match="set CLARION_REAL_DATA"):
+        measure_folder()
 
 
 def test_the_measures_equal_scikit_survival():

@@ -1,13 +1,17 @@
 """The networks, heads and scaling of the tabular transformer against what is known of them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy.special import ndtri
 
+from clarion import config
 from clarion.cancer.transformer.heads import (
     bin_edges,
     censoring_weights,
@@ -133,11 +137,45 @@ def test_attention_to_genes_skips_the_missing(attention):
     assert (weights[given["known"]] > 0).all() and (weights.sum(1) < 1).all()
 
 
-def test_many_genes_fit():
-    net = network(genes=20_000, attention="auto", width=16, heads=2, layers=1)
-    assert net.latent
-    with torch.inference_mode():
-        assert net(batch(2, 20_000)).shape == (2, 5)
+STEP = """
+import json, resource, sys
+import torch
+from clarion.cancer.transformer.layers import TabularTransformer
+
+genes, patients, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+torch.manual_seed(0)
+net = TabularTransformer(torch.randn(4, genes), torch.ones(4, genes, dtype=torch.long), 8, **options)
+assert net.latent
+sides = {"value": torch.randn(patients, genes), "known": torch.ones(patients, genes, dtype=torch.bool),
+         "cancer": torch.zeros(patients, dtype=torch.long), "age": torch.zeros(patients),
+         "age_known": torch.ones(patients), "sex": torch.zeros(patients, dtype=torch.long)}
+optimizer = torch.optim.AdamW(net.parameters())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+loss = net(sides).square().mean()
+loss.backward()
+optimizer.step()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20, float(loss))
+"""
+
+
+def step_growth(genes: int) -> float:
+    """GiB by which one training step of a batch as conf/model/tabular_transformer.yaml has it makes a process grow."""
+    options = OmegaConf.to_container(config.compose_config(["model=tabular_transformer"]), resolve=True)
+    arguments = [str(genes), str(options["trainer"]["batch_size"]), json.dumps(options["model"]["network_args"])]
+    done = subprocess.run([sys.executable, "-c", STEP, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split()[0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource is not there")
+def test_a_step_over_4000_genes_is_linear_in_memory():
+    assert step_growth(4000) < 1.6  # full attention would hold 32 x 4 x 4,000^2 weights: 8 GiB a layer
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform == "win32", reason="resource is not there")
+def test_a_step_over_20000_genes_fits():
+    assert step_growth(20_000) < 8
 
 
 def test_wrong_settings_are_told():

@@ -193,3 +193,19 @@ def test_wrong_settings_are_named(tmp_path):
         EssayEvaluator(metrics=["bleurt"])
     with pytest.raises(UsageError, match="no such folder of a sentence-transformers model"):
         EssayEvaluator(encoder=str(tmp_path / "no")).evaluate(*tables(TEXTS, ANSWERS), {})
+
+
+def test_parts_of_a_set_are_measured_as_the_whole():
+    """One Korean reference makes the whole set count words of any script; without it the English rest keeps that."""
+    answers = ["Membranes are peeled.", "It damages nerves.", "수술이 필요합니다."]
+    keys = {"sample_id": ["a", "b", "c"], "patient_id": ["a", "b", "c"]}
+    predictions = pd.DataFrame({**keys, "text": ["The membrane is peeled.", "Nerve damage.", "수술이 필요합니다."]})
+    truth = pd.DataFrame({**keys, "answer": answers})
+    evaluator = EssayEvaluator(metrics=["rouge_l"], n_resamples=50)
+    whole = evaluator.evaluate(predictions, truth, {"seed": 0})["metrics"]["rouge_l"]
+    part = evaluator.evaluate(predictions[:2], truth[:2], {"seed": 0, "full_truth": truth})["metrics"]["rouge_l"]
+    alone = evaluator.evaluate(predictions[:2], truth[:2], {"seed": 0})["metrics"]["rouge_l"]
+    assert "any script" in whole["method"] and part["method"] == whole["method"]
+    assert "Porter" in alone["method"] and alone["value"] > part["value"]  # stems match more
+    scores, _ = overlap.rouge_l(list(predictions.text), answers)
+    assert part["value"] == pytest.approx(scores[:2].mean())

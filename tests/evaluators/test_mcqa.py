@@ -35,6 +35,12 @@ YNM = ["yes", "no", "maybe"]
         ("It depends on the patient.", None), ("Answer: A. Answer: B.", None), ("B) Cataract", None),
         ("The lens is cloudy", None), ("알 수 없습니다", None), ("none of the above", None), ("E", None),
         ("A 60-year-old man", None),
+        # the list said again chooses nothing; a rejected option is none; "not A but C" is C
+        ("A) Open-angle glaucoma\nB) Glaucoma\nC) Cataract\nD) Uveitis", None),
+        ("Answer:\nA) Open-angle glaucoma\nB) Glaucoma\nC) Cataract\nD) Uveitis", None),
+        ("A) Open-angle glaucoma\nB) Glaucoma\nC) Cataract\nD) Uveitis\n\nAnswer:\nC) Cataract", 2),
+        ("B) Glaucoma is wrong. D) Uveitis is right.", 3), ("The correct answer is not A but C.", 2),
+        ("Answer: B) Glaucoma\nA) Open-angle glaucoma is wrong.", 1),
     ],
 )  # fmt: skip
 def test_what_an_answer_chooses(text, expected):
@@ -47,6 +53,11 @@ def test_what_an_answer_chooses(text, expected):
         ("yes", 0), ("Yes, there is no doubt.", 0), ("No.", 1), ("maybe", 2), ("Answer:\nB) no", 1),
         ("The answer is maybe", 2), ("Yes or no", None), ("Answer: yes\nbecause there was no difference", 0),
         ("NO, the data show yes-men", 1), ("Perhaps", None), ("A) yes", 0), ("A) no", None),
+        ("There was no significant difference between the groups.", None),
+        ("The results show no doubt that surgery helps.", None), ("No significant difference was found.", None),
+        ("Answer: no significant difference", None), ("Maybe the groups differed.", 2), ("No, it does not.", 1),
+        ("No\nThere was a difference.", 1), ("No because the groups were equal.", 1), ("Final answer: no", 1),
+        ("A) yes\nB) no\nC) maybe", None), ("The truth is that yes is said by many.", None),
     ],
 )  # fmt: skip
 def test_yes_no_maybe(text, expected):
@@ -102,6 +113,19 @@ def test_the_published_test_answers_give_the_known_majority(real_data):
     result = McqaEvaluator(headline="parsed", n_resamples=100).evaluate(predictions, truth, {"seed": 0})
     assert result["metrics"]["accuracy"]["value"] == pytest.approx(0.552)
     assert result["metrics"]["macro_f1"]["value"] == pytest.approx(0.237114, abs=1e-6)
+
+
+def test_the_published_human_performance_on_pubmedqa(real_data):
+    """Jin et al. 2019: a second annotator who reads the abstract without its conclusion: accuracy .780, F1 .7219."""
+    folder = real_data / "llm/pubmedqa"
+    key = json.loads((folder / "test_ground_truth.json").read_text(encoding="utf-8"))
+    rows = json.loads((folder / "ori_pqal.json").read_text(encoding="utf-8"))
+    said = [rows[i]["reasoning_required_pred"] for i in key]
+    gold = [YNM.index(answer) for answer in key.values()]
+    predictions, truth = tables(gold, texts=said, patients=list(key))
+    result = McqaEvaluator(headline="parsed", n_resamples=100).evaluate(predictions, truth, {"seed": 0})
+    assert result["metrics"]["accuracy"]["value"] == pytest.approx(0.780)
+    assert result["metrics"]["macro_f1"]["value"] == pytest.approx(0.721920, abs=1e-6)
 
 
 def test_macro_f1_is_scikit_learns():

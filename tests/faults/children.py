@@ -15,6 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from clarion.record import hash_file
+
 ROOT = Path(__file__).resolve().parents[2]
 THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}  # bitwise equality: one thread
 
@@ -124,18 +126,25 @@ def rows(folder: Path) -> list[dict]:
     return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines if line.endswith("}")]
 
 
+def curves(folder: Path) -> dict[int, dict]:
+    """step -> all that was logged at it, in one call or several (a resumed run may log part of a step again)."""
+    found: dict[int, dict] = {}
+    for row in rows(folder):
+        found[row["step"]] = found.get(row["step"], {}) | row
+    return found
+
+
 def outcome(folder: Path) -> dict:
     """All that must not depend on whether a run was interrupted: scores, curves, predictions, weights."""
     run = only_run(folder)
     metrics = json.loads((run / "metrics.json").read_text("utf-8"))
-    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     metrics.pop("finished")
     return {
         "run": run.name,
         "metrics": metrics,
-        "curves": rows(folder),
-        # skops writes the addresses of objects into its files: those of a baseline differ from run to run
-        "weights": None if list(run.glob("checkpoints/best/*.skops")) else manifest["checkpoint_hash"],
+        "curves": curves(folder),
+        # the weights alone: beside them, records hold run times and skops the addresses of objects
+        "weights": {p.name: hash_file(p) for p in sorted(run.glob("checkpoints/best/*.safetensors"))},
         "predictions": {p.name: p.read_bytes() for p in sorted((run / "predictions").glob("*.parquet"))},
         "files": sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and not _by_the_way(p)),
     }
@@ -145,10 +154,10 @@ def _by_the_way(path: Path) -> bool:
     return path.name in ("run.log", ".lock")  # the lock is the process's, not the file's
 
 
-def moments(epochs: int, count: int, seed: int) -> list[tuple[int, float]]:
+def moments(rows_: int, count: int, seed: int) -> list[tuple[int, float]]:
     """`count` random moments of a training, in order: (rows of metrics.jsonl to wait for, seconds after that)."""
     random_ = random.Random(seed)
-    return sorted((random_.randint(0, epochs - 1), round(random_.uniform(0, 1.5), 2)) for _ in range(count))
+    return sorted((random_.randint(0, rows_ - 1), round(random_.uniform(0, 1.5), 2)) for _ in range(count))
 
 
 def draw_plates(root: Path, train: int = 10, val: int = 4, test: int = 4, seed: int = 0) -> Path:

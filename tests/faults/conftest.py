@@ -22,6 +22,11 @@ def commands(tmp_path_factory) -> dict[str, list[str]]:
         "lightning": [
             "model=swin_nano", *stages, epochs, "trainer.batch_size=4", "evaluators.classification.n_resamples=20",
         ],
+        "sft": [
+            "model=llama_tiny", "data.train=24", "data.val=4", "data.test=4", epochs, "trainer.batch_size=4",
+            "+trainer.args.logging_steps=4", "model.generation.max_new_tokens=8",
+            "evaluators.generation.n_resamples=20",
+        ],
         "estimator": ["model=logreg_image_stats", *stages, "evaluators.classification.n_resamples=20"],
     }  # fmt: skip
 

@@ -12,7 +12,7 @@ from clarion.errors import DataError
 from clarion.evaluators.generation import GenerationEvaluator
 from clarion.llm.contamination import N, TrainIndex
 from clarion.llm.instruct import InstructData
-from clarion.llm.overlaps import FOLDER, Overlaps, write_index
+from clarion.llm.overlaps import FOLDER, Overlaps, copy_index, given_weights, write_index
 from clarion.llm.qa import item_text
 from clarion.llm.text_hashes import NearTexts, WordHashes, distinct, ngrams, shingles, signatures, words
 
@@ -358,3 +358,34 @@ def test_a_corpus_is_searched_too(tmp_path):
     long = prose(6000)
     found = TrainIndex.build([("long", long)]).overlap([("long", long), ("part", " ".join(long.split()[100:150]))])
     assert found["ngram13"].all() and found["exact"].tolist() == [True, False] and not found["minhash"].any()
+
+
+def test_weights_of_another_run_are_searched_in_its_texts_too(own, tmp_path):
+    """Tuned further from model.path=RUN1/checkpoints/best, or from RUN1's merged weights: RUN1's texts count."""
+    first = finished_run(tmp_path / "first", own)
+    folder = tmp_path / "second_data"
+    for name, prefix in (("train", "s"), ("val", "w"), ("test", "v")):
+        written(folder, name, [essay(prefix, k) for k in range(6)])
+    second = InstructData("second", root=str(folder), kind="public")
+    merged = tmp_path / "merged"
+    copy_index([first], merged)
+    assert (merged / FOLDER / "index.json").is_file()
+    for name, start in (("a", first), ("b", merged)):
+        best = tmp_path / name / "checkpoints" / "best"
+        best.mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text("{}")
+        write_index(tmp_path / name, second, given_weights({"path": str(start)}))
+        assert len(TrainIndex.load(tmp_path / name / FOLDER).about["sources"]) == 2
+        for model in ({"weights": "random"}, {"weights": "random", "path": str(start)}):  # counted once, not twice
+            found = Overlaps.of(own, "test", best, model)
+            assert found.table["any"].sum() == 3 and len(found.index.about["sources"]) == 2
+    # evaluated as it is (trainer=pretrained): that run has no index of its own, its weights do
+    as_it_is = Overlaps.of(own, "test", tmp_path / "nowhere", {"weights": "folder", "path": str(merged)})
+    assert as_it_is.table["any"].sum() == 3
+    assert given_weights({"path": str(merged), "engine": "openai"}) == []
+
+
+def test_weights_from_elsewhere_add_nothing(own, tmp_path):
+    (tmp_path / "hub").mkdir()
+    write_index(tmp_path / "run", own, given_weights({"path": str(tmp_path / "hub")}))
+    assert len(TrainIndex.load(tmp_path / "run" / FOLDER).about["sources"]) == 1

@@ -12,12 +12,13 @@ import pytest
 from clarion.cli import main
 from clarion.errors import DataError, UsageError
 from clarion.generating import open_generator
-from clarion.llm.building.asking import passages, read_passages
+from clarion.llm.building.asking import document_files, passages, read_passages
 from clarion.llm.building.build import build_instructions
 from clarion.llm.building.replies import Replies, fields, read_reply
 from clarion.llm.building.settings import BuildSettings, read_settings
 from clarion.llm.building.validation import REASONS, Dropped, grounding, validate
 from clarion.llm.instruct import InstructData
+from clarion.llm.pretraining import CorpusData
 
 PASSAGE = (
     "Open-angle glaucoma damages the retinal ganglion cells. Timolol lowers the intraocular pressure by 25 percent "
@@ -51,8 +52,9 @@ class Handler(BaseHTTPRequestHandler):
             rows = [{"question": f"What does {title} do to the retina?", "answer": "It damages the ganglion cells."},
                     {"question": "What is said about the retina in general terms?",
                      "answer": "It damages the ganglion cells."}]
+        cut = body["max_tokens"] == 3
         text = "Here you are:\\n```json\\n" + json.dumps(rows) + "\\n```"
-        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        message = {"index": 0, "finish_reason": "length" if cut else "stop", "message": {"role": "assistant", "content": text}}
         out = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -201,10 +203,10 @@ def test_passages_are_whole_paragraphs_and_sentences(tmp_path):
     path = tmp_path / "d.jsonl"
     path.write_text('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n')
     with pytest.raises(DataError, match="line 2: the document id a occurs twice"):
-        list(read_passages(path, settings(path, least_words=1)))
+        list(read_passages([path], settings(path, least_words=1)))
     path.write_text('{"text": "x"}\n')
     with pytest.raises(DataError, match="line 1 lacks id or text"):
-        list(read_passages(path, settings(path)))
+        list(read_passages([path], settings(path)))
 
 
 # ------------------------------------------------------------------------------------------------------ whole builds
@@ -237,6 +239,62 @@ def test_a_build_with_a_server(tmp_path, server):
             raise AssertionError("asked again")
 
     assert build_instructions(chosen, Silent(), out)["replies_reused"] == 10  # nothing is asked twice
+
+
+def test_a_corpus_that_clarion_built_becomes_instruction_data(tmp_path, server):
+    """corpus build -> instruct build -> InstructData; what is one patient's stays in one split all the way."""
+    tail = "Patients notice the loss late, because both eyes cover for each other in daily life and at work. " * 3
+    (tmp_path / "notes").mkdir()
+    with open(tmp_path / "notes/a.jsonl", "w", encoding="utf-8") as file:
+        for k in range(18):
+            title = f"{'abcdefghijklmnopqrst'[k] * 4} neuropathy of type {k}"
+            text = f"{title} damages the ganglion cells of the retina before others. {tail}"
+            file.write(json.dumps({"id": f"n{k}", "title": title, "text": text, "subject": 4000 + k // 3}) + "\n")
+    conf = {
+        "name": "notes", "kind": "private", "workers": 0, "tokens": "words", "output": {"shard_mb": 0.003},
+        "sources": [{"name": "s", "path": "notes", "patient_field": "subject"}], "language": {"keep": None},
+        "dedup": {"near": False}, "filters": {"duplicate_paragraphs": None, "duplicate_characters": None},
+    }  # fmt: skip
+    (tmp_path / "conf.json").write_text(json.dumps(conf))  # JSON is YAML
+    corpus = tmp_path / "corpus"
+    assert main(["corpus", "build", str(tmp_path / "conf.json"), "--out", str(corpus)]) == 0
+    shards = sorted(corpus.glob("documents-*.jsonl"))
+    rows = [json.loads(line) for path in shards for line in path.read_text("utf-8").splitlines()]
+    assert len(shards) > 1 and len(rows) == 18
+    patients = [row["patient_id"] for row in rows]
+    assert len(set(patients)) == 6 and all(p.startswith("P-") for p in patients) and "400" not in "".join(patients)
+
+    unit_of = {row["id"]: row["patient_id"] for row in rows}
+    parts = CorpusData(root=str(corpus), kind="public", val_share=0.2, test_share=0.2).documents
+    held = [{unit_of[d.id] for d in documents} for documents in parts.values()]
+    assert [sum(map(len, parts.values())), sum(map(len, held)), len(set.union(*held))] == [18, 6, 6]
+
+    out = tmp_path / "out"
+    card = build_instructions(settings(corpus, data_kind="private"), open_generator(server), out)
+    assert (card["documents"], card["patients"]) == (18, 6)
+    assert sum(split["patients"] for split in card["splits"].values()) == 6
+    data = InstructData("built", root=str(out), kind="public")
+    assert data.check().ok and {i["patient_id"] for items in data.items.values() for i in items} == set(patients)
+    owners = [{i["patient_id"] for i in items} for items in data.items.values()]
+    assert sum(map(len, owners)) == 6
+
+    (corpus / "manifest.json").unlink()
+    (corpus / "work").mkdir()
+    (corpus / "work" / "state.json").write_text("{}")
+    with pytest.raises(UsageError, match="not complete"):
+        document_files(str(corpus))
+
+
+def test_replies_are_kept_by_all_that_shapes_them_and_truncated_ones_counted(tmp_path, server):
+    """Other sampling settings ask again; what was cut off at the token limit is counted, also when it is reused."""
+    chosen = settings(documents(tmp_path, 5), kinds=["eqa"])
+    spec = {"kind": "openai", "base_url": server.split("#")[0], "model": "m"}
+    counts = []
+    for change in ({}, {}, {"max_tokens": 3}, {"max_tokens": 3}, {"temperature": 0.5}, {"seed": 7}):
+        card = build_instructions(chosen, open_generator(spec | change), tmp_path / "out")
+        counts.append((card["replies_reused"], card["replies_truncated"]))
+    assert counts == [(0, 0), (5, 0), (0, 5), (5, 5), (0, 0), (0, 0)]
+    assert card["generator"]["seed"] == 7 and card["generator"]["max_tokens"] == 512
 
 
 def test_a_stopped_build_goes_on(tmp_path, server):

@@ -88,9 +88,9 @@ def test_options_as_list_letters_or_columns():
         ({"option_b": ""}, "1 option"),
         ({"option_a": ""}, "option_a is missing or empty"),
         ({"option_c": "cataract "}, "options B and C are the same text"),
-        ({"answer": "D"}, "'D' is not an option.*A. Glaucoma, B. Cataract"),
-        ({"answer": "Myopia"}, "'Myopia' is not an option"),
-        ({"answer": "B) Glaucoma"}, "is not an option"),
+        ({"answer": "D"}, "the answer is not one of the options A to B"),
+        ({"answer": "Myopia"}, "the answer is not one of the options"),
+        ({"answer": "B) Glaucoma"}, "is not one of the options"),
         ({"answer": 2}, "answer 2 is no index of 2 options"),
         ({"answer": ""}, "the answer is empty"),
         ({"option_c": "c", "option_d": "d", "option_e": "e", "option_f": "f"}, "6 option.*give 2 to 5"),
@@ -103,6 +103,13 @@ def test_options_as_list_letters_or_columns():
 def test_what_is_wrong_with_options_is_said_with_its_line(tmp_path, change, said):
     with pytest.raises(DataError, match=f"test.jsonl line 2.*{said}"):
         dataset(tmp_path, choice(1), choice(2, **change)).prepare()
+
+
+def test_errors_repeat_no_text_of_a_patient(tmp_path):
+    private = choice(1, option_a="Kim Min-su has glaucoma", answer="Kim Min-su, born 1950")
+    with pytest.raises(DataError) as error:
+        dataset(tmp_path, private).prepare()
+    assert "test.jsonl line 1" in str(error.value) and "Kim" not in str(error.value)
 
 
 def test_the_same_question_with_other_options_is_another_one(tmp_path):
@@ -151,3 +158,20 @@ def test_the_options_of_the_demo_do_not_give_the_answer_away():
 def test_forms_that_do_not_exist():
     with pytest.raises(UsageError, match="one or both of eqa, mcqa"):
         InstructData(forms=("truefalse",))
+
+
+def test_few_questions_a_case_make_many_cases():
+    """experiment=ophtimus_demo: 60 test items are resampled by case, so they come from at least 30 of them."""
+    from clarion.config import compose_config
+    from clarion.run import build_data
+
+    data = build_data(compose_config(["experiment=ophtimus_demo"]))
+    truth = data.truth("test")
+    assert len(truth) == 60 and truth["patient_id"].nunique() >= 30
+    assert truth["topic"].value_counts().min() >= 10 and data.check().ok
+    cases = [{item["patient_id"] for item in items} for items in data.items.values()]
+    assert not cases[0] & cases[1] and not cases[0] & cases[2] and not cases[1] & cases[2]
+    two = InstructData("ophtimus_demo", forms=("mcqa",), per_case=2, train=10, val=2, test=10).truth("test")
+    assert two.groupby("patient_id")["topic"].nunique().tolist() == [2] * 5
+    with pytest.raises(UsageError, match="data.per_case=6"):
+        InstructData(per_case=6)

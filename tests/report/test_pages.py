@@ -91,7 +91,7 @@ def test_classification_page(classification_run):
     assert "Right with the highest probability" in parsed.text
     assert "Confusion" in parsed.text and "ROC" in parsed.text and "Calibration" in parsed.text
     wrong = classification_cases(read_run(classification_run)).missed
-    assert len(wrong) == 8 and f"all {len(wrong)} of 60 samples" in parsed.text  # the fixture draws the wrong ones alone
+    assert len(wrong) == 8 and f"all {len(wrong)} of 60 samples" in parsed.text
     assert [tag for tag, _ in parsed.tags].count("image") >= len(wrong)
 
 
@@ -250,3 +250,13 @@ def test_style_sheet_and_templates_are_package_data():
 
     names = {item.name for item in files("clarion.report").joinpath("templates").iterdir()}
     assert {"base.html", "run.html", "comparison.html", "macros.html", "style.css"} <= names
+
+
+def test_pictures_of_the_documentation_are_there_and_small():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    named = set(re.findall(r"\]\(([^)]+\.webp)\)", text_of(docs / "looking_at_runs.md")))
+    made = {path.name: path.stat().st_size for path in docs.glob("*.webp")}
+    assert named and named <= set(made)
+    assert sum(made.values()) < 300_000
+    for name in made:
+        assert Image.open(docs / name).convert("L").getextrema() != (255, 255), f"{name} is blank"

@@ -1,7 +1,8 @@
 """A small OpenAI-compatible server over a real model, run as a process of its own: python openai_server.py FOLDER.
 
 It prints its port. The model's name asks for what may go wrong: `bare` has no log-probabilities, `broken` and `html`
-answer what is no answer, `locked` admits one key alone. $SEEN is a file that gets a line a request.
+answer what is no answer, `locked` admits one key alone; `strict` rejects fields that OpenAI's own API does not know,
+`stricter` log-probabilities too. $SEEN is a file that gets a line a request.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ torch.set_num_threads(1)
 TOKENIZER = AutoTokenizer.from_pretrained(sys.argv[1], local_files_only=True)
 MODEL = AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True).eval()
 LOCK = threading.Lock()
-NAMES = ("tiny", "bare", "broken", "html", "locked")
+NAMES = ("tiny", "bare", "broken", "html", "locked", "strict", "stricter")
+KNOWN = {"model", "messages", "max_tokens", "temperature", "logprobs", "top_logprobs", "top_p", "seed", "stop"}
 
 
 @torch.inference_mode()
@@ -82,6 +84,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         with open(os.environ["SEEN"], "a", encoding="utf-8") as file:
             file.write(self.path + "\n")
+        refused = sorted(set(body) - KNOWN) if body["model"].startswith("strict") else []
+        if body["model"] == "stricter" and "logprobs" in body:
+            refused.append("logprobs")
+        if refused:
+            self.reply(400, {"error": {"message": f"unrecognized request argument: {refused[0]}"}})
+            return
         if body["model"] in ("broken", "html"):
             self.reply(200, {"choices": []} if body["model"] == "broken" else "<html>login</html>")
             return

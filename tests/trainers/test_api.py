@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from clarion.errors import ClarionError, DataError, UsageError
+from clarion.generating import open_generator
 from clarion.samples import Sample
 from clarion.trainers.api import ApiPredictor, connect, letters
 
@@ -135,3 +136,129 @@ def test_samples_without_options_get_text_alone(good):
     sample = Sample("e", "d", {"messages": [{"role": "user", "content": "Why?"}]})
     (one,) = predictor(good[0])([sample])
     assert set(one.values) == {"text", "stopped", "tokens"}
+
+
+@pytest.mark.parametrize("served", ["strict", "stricter"])
+def test_a_server_that_rejects_fields_is_asked_without_them(good, served):
+    one = predictor(good[0], served=served, concurrency=1)
+    found = [p.values for p in one(SAMPLES[:2])]
+    assert all(isinstance(v["text"], str) for v in found)
+    assert [v["option_source"] for v in found] == (["top_logprobs"] * 2 if served == "strict" else [None] * 2)
+    assert len(one.notes) == 1 and ("fields of vLLM" if served == "strict" else "no log-probabilities") in one.notes[0]
+    with pytest.raises(UsageError, match="rejects the request about the options of sample .*unrecognized"):
+        list(predictor(good[0], served=served, option_scoring="top_logprobs")(SAMPLES[:1]))
+
+
+def test_a_server_that_echoes_nothing_is_asked_for_the_first_letter(good, folder):
+    one = predictor(good[0], served="strict", path=str(folder), concurrency=1)
+    assert [p.values["option_source"] for p in one(SAMPLES[:2])] == ["top_logprobs"] * 2
+    assert any("echoes no prompt" in n for n in one.notes)
+
+
+# ------------------------------------------------------------------------------------- nothing goes elsewhere unasked
+
+
+@pytest.fixture()
+def elsewhere():
+    """A machine that notes every request and answers none: what a proxy or the target of a redirect would see."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        seen: list[str] = []
+
+        def do_POST(self):
+            self.seen.append(self.path)
+            self.send_response(502)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_CONNECT = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    class Redirects(Elsewhere):
+        def do_POST(self):
+            self.send_response(307)
+            self.send_header("Location", f"http://127.0.0.1:{away.server_port}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    away, redirects = (ThreadingHTTPServer(("127.0.0.1", 0), one) for one in (Elsewhere, Redirects))
+    for one in (away, redirects):
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{away.server_port}", f"http://127.0.0.1:{redirects.server_port}/v1", Elsewhere.seen
+    for one in (away, redirects):
+        one.shutdown()
+        one.server_close()
+
+
+def test_no_proxy_gets_what_is_sent_to_this_machine(good, elsewhere, monkeypatch):
+    proxy, _, seen = elsewhere
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert len(list(predictor(good[0])(SAMPLES[:1]))) == 1
+    spec = {"kind": "openai", "base_url": good[0], "model": "tiny", "max_tokens": 4, "retries": 0}
+    assert len(open_generator(spec)([[{"role": "user", "content": "Why?"}]])) == 1
+    assert seen == []
+
+
+def test_no_redirect_carries_a_request_elsewhere(elsewhere):
+    _, redirects, seen = elsewhere
+    with pytest.raises(ClarionError, match="307 .redirects are not followed"):
+        list(predictor(redirects, option_scoring="none")(SAMPLES[:1]))
+    with pytest.raises(ClarionError, match="307"):
+        open_generator({"kind": "openai", "base_url": redirects, "model": "tiny", "retries": 0})(
+            [[{"role": "user", "content": "Why?"}]]
+        )
+    assert seen == []
+
+
+@pytest.mark.parametrize("kind", ["private", None])
+def test_a_generator_sends_private_texts_nowhere(kind):
+    far = {"kind": "openai", "base_url": "http://192.0.2.1/v1", "model": "m"}
+    with pytest.raises(UsageError, match="would be sent to http://192.0.2.1/v1.*generator.send_private=true"):
+        open_generator(far, data_kind=kind)
+    assert open_generator(far, data_kind="public") and open_generator(far | {"send_private": True}, data_kind=kind)
+
+
+def test_a_predictor_asked_without_a_kind_sends_nothing():
+    with pytest.raises(UsageError, match="unknown kind"):
+        list(predictor("http://192.0.2.1/v1")(SAMPLES[:1]))
+
+
+@pytest.mark.parametrize("command", ["corpus", "instruct"])
+def test_builds_of_private_documents_ask_no_other_machine(command, tmp_path, capsys):
+    from clarion.cli import main
+
+    documents = tmp_path / "in"
+    documents.mkdir()
+    (documents / "documents.jsonl").write_text('{"id": "d", "text": "A private note."}\n', encoding="utf-8")
+    far = "http://192.0.2.1/v1#m"
+    if command == "corpus":
+        conf = tmp_path / "c.yaml"
+        conf.write_text(
+            f"name: c\nkind: private\nsources: [{{name: own, path: {documents}}}]\nsummaries: {{generator: '{far}'}}\n"
+        )
+        argv = ["corpus", "build", str(conf), "--out", str(tmp_path / "out")]
+    else:
+        argv = ["instruct", "build", "documents", f"documents={documents}", f"generator={far}", "--out", str(tmp_path)]
+    assert main(argv) == 2
+    assert "private data would be sent to http://192.0.2.1/v1" in capsys.readouterr().err
+
+
+def test_a_run_of_a_server_as_generator_is_guarded_too(tmp_path, monkeypatch):
+    """generator=RUN of model=openai_api: the run's server is elsewhere, the texts are private."""
+    from clarion import generating, trained
+
+    far = predictor("http://192.0.2.1/v1")
+    opened = trained.Trained(far, "run", "0" * 8, "public", [])
+    monkeypatch.setattr(trained, "open_model", lambda *_: opened)
+    (tmp_path / "config.yaml").touch()
+    spec = {"kind": "local", "path": str(tmp_path)}
+    with pytest.raises(UsageError, match="private data would be sent to http://192.0.2.1/v1"):
+        open_generator(spec, data_kind="private")([[{"role": "user", "content": "Why?"}]])
+    assert isinstance(open_generator(spec, data_kind="private"), generating.LocalGenerator)

@@ -141,3 +141,17 @@ def test_the_command(adapted, tmp_path, command):
     assert json.loads(done.stdout)["max_logit_difference"] < 1e-4
     again = command("clarion", "merge", str(adapted[1]), "--out", str(tmp_path / "model"))
     assert again.returncode == 2 and "exists and is not empty" in again.stderr
+
+
+def test_what_the_adapter_saw_goes_with_the_merged_weights(adapted, tmp_path):
+    import shutil
+
+    from clarion.llm.contamination import TrainIndex
+    from clarion.llm.overlaps import FOLDER, write_index
+
+    run = tmp_path / "run"
+    shutil.copytree(adapted[1], run / "checkpoints" / "best")
+    (run / "manifest.json").write_text("{}")
+    write_index(run, InstructData(train=40, val=5, test=5))
+    found = merging.merge_run(run / "checkpoints" / "best", tmp_path / "merged")
+    assert TrainIndex.load(found.folder / FOLDER).about == TrainIndex.load(run / FOLDER).about

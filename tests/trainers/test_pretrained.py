@@ -117,3 +117,60 @@ def test_a_recorded_run_of_an_untouched_model(command, folder, tmp_path):
     assert (run / "predictions/test.parquet").is_file() and (run / "report.html").is_file()
     again = command("eval.py", f"run={run}", "trainer.device=cpu")
     assert again.returncode == 0, again.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model=llama_tiny"], "llama_tiny is drawn at random"),
+        (["model=smollm2_135m", "data=corpus", "data.train=8", "data.val=2", "data.test=4"], "holds documents without"),
+    ],
+)
+def test_before_is_refused_before_the_training(overrides, said, tmp_path, monkeypatch, caplog):
+    from clarion.run import execute
+    from clarion.trainers.sft import SftTrainer
+
+    def fit(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(SftTrainer, "fit", fit)
+    argv = [*overrides, "model.before=true", "trainer.device=cpu"]
+    assert execute(compose_config(argv), argv, tmp_path / "run")["status"] != "done"
+    assert any(said in record.getMessage() for record in caplog.records)
+
+
+def test_what_is_drawn_at_random_cannot_answer_untuned():
+    with pytest.raises(UsageError, match="drawn at random before it is trained"):
+        trainer("model=llama_tiny").untuned()
+
+
+def test_adapters_that_differ_in_scaling_alone_are_two_models(folder):
+    """The same matrices with alpha 2 or 8, or with rank-stabilised scaling, answer differently: no shared cache."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from clarion.trainers.answers import network_identity
+
+    tokenizer, found = AutoTokenizer.from_pretrained(folder), []
+    for settings in ({"lora_alpha": 2}, {"lora_alpha": 8}, {"lora_alpha": 8, "use_rslora": True}, {"lora_alpha": 2}):
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_pretrained(folder)
+        config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, **settings)
+        found.append(network_identity(get_peft_model(base, config), tokenizer))
+    assert len(set(found)) == 3 and found[0] == found[3]
+
+
+def test_vllm_takes_no_adapter(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="is an adapter: merge it first"):
+        trainer("model=vllm", f"model.path={tmp_path}").check()
+
+
+def test_liger_kernels_are_refused_off_cuda(tmp_path):
+    import torch
+
+    from clarion.trainers.sft_settings import sft_config
+
+    with pytest.raises(UsageError, match="use_liger_kernel=true: its kernels run on CUDA alone"):
+        sft_config({"use_liger_kernel": True}, tmp_path, torch.device("cpu"), "32", 1, 1, 0)

@@ -219,7 +219,7 @@ def test_broken_folders(tmp_path, lines, said):
 
 
 def test_a_folder_without_documents(tmp_path):
-    with pytest.raises(UsageError, match="has no documents.jsonl"):
+    with pytest.raises(UsageError, match=r"has no documents\*.jsonl"):
         CorpusData(root=str(tmp_path), kind="public").prepare()
 
 

@@ -61,7 +61,8 @@ def test_without_weights_one_sentence_says_what_to_fetch(name, tmp_path, monkeyp
 
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("model", ["smollm2_135m", "llama_tiny"])
-def test_the_same_recipe_runs_offline_on_embedded_models(name, model):
+def test_the_same_recipe_is_laid_out_for_embedded_models(name, model):
+    """Settings and network only; ophtimus_base and ophtimus_instruct_8b are trained below, on llama_tiny."""
     cfg = composed(name, f"model={model}", "trainer.device=cpu")
     assert cfg.model.quantization is None and cfg.data.kind == "phantom"
     assert cfg.trainer.args.learning_rate == (BASE if name == "ophtimus_base" else SFT)["learning_rate"]

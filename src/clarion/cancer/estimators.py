@@ -34,6 +34,7 @@ from clarion.cancer.features import (
     outcome,
     partial_loglik,
     survival_at,
+    training_scores,
     varying,
 )
 from clarion.errors import DataError, UsageError
@@ -122,9 +123,9 @@ class RidgeCoxPCs(CoxBaseline):
 
     def _learn(self, X: pd.DataFrame, time: np.ndarray, event: np.ndarray) -> None:
         self.clinical_ = learn_clinical(X, event, self.clinical, self.min_events)
-        self.parts_ = learn_components(X, self.modality, self.components, self.within, self.most_genes,
-                                       self.random_state)  # fmt: skip
-        design = self._design(X)
+        self.parts_, components = learn_components(X, self.modality, self.components, self.within, self.most_genes,
+                                                   self.random_state)  # fmt: skip
+        design = np.hstack([apply_clinical(self.clinical_, X), components])
         free = len(self.clinical_["names"])
         self.alpha_ = float(self.alpha) if self.alpha is not None else self._choose(design, free, time, event)
         self.coef_ = _ridge(design, free, time, event, self.alpha_)
@@ -184,9 +185,10 @@ class GradientBoosting(CoxBaseline):
 
     def _learn(self, X: pd.DataFrame, time: np.ndarray, event: np.ndarray) -> None:
         self.clinical_ = learn_clinical(X, event, self.clinical, self.min_events)
-        self.parts_ = learn_components(X, self.modality, self.components, self.within, self.most_genes,
-                                       self.random_state)  # fmt: skip
-        self.forest_ = flat_trees(self._boosted(self._design(X), time, event))
+        self.parts_, components = learn_components(X, self.modality, self.components, self.within, self.most_genes,
+                                                   self.random_state)  # fmt: skip
+        design = np.hstack([apply_clinical(self.clinical_, X), components])
+        self.forest_ = flat_trees(self._boosted(design, time, event))
 
     def _boosted(self, design: np.ndarray, time: np.ndarray, event: np.ndarray) -> Any:
         from sksurv.ensemble import GradientBoostingSurvivalAnalysis
@@ -220,8 +222,7 @@ class SignScore(BaseEstimator):
         time, event = outcome(y, len(X))
         seen = event if self.horizon is None else event & (time <= self.horizon)
         columns = gene_columns(X, self.modality)
-        learned = learn_scores(X, columns, "cancer")
-        scores = apply_scores(learned, X)
+        scores = training_scores(X, columns, "cancer")
         cancer = X["cancer"].astype(str).to_numpy()
         own = [c for c in sorted(set(cancer)) if seen[cancer == c].sum() >= self.min_events]
         self.tables_ = {}
@@ -275,22 +276,24 @@ class SignScore(BaseEstimator):
 
 def learn_components(
     X: pd.DataFrame, modality: str, components: int, within: str | None, most_genes: int, seed: int | None
-) -> dict[str, Any]:
-    """{"scores", "mean" [p], "axes" [k, p], "sd" [k]} of the rank-normal genes of a modality."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """({"scores", "mean" [p], "axes" [k, p], "sd" [k]} of the rank-normal genes of a modality, the components of the
+    training patients by their exact scores [n, k])."""
     columns = gene_columns(X, modality)
     columns = [columns[k] for k in varying(X[columns].to_numpy(np.float32), int(most_genes))]
     if not columns:
         raise DataError(f"No gene of {modality} varies among the training patients.")
     scores = learn_scores(X, columns, within)
-    values = apply_scores(scores, X)
+    values = training_scores(X, columns, within)
     count = min(int(components), len(columns), len(X) - 1)
     if count < 1:
         raise UsageError(f"model.estimator.components={components} must be at least 1, on 2 patients or more.")
     pca = PCA(count, random_state=seed).fit(values)
     # Genes that are copies of one another leave components of nothing but rounding.
     kept = pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]
-    return {"scores": scores, "mean": pca.mean_, "axes": pca.components_[kept],
-            "sd": np.sqrt(pca.explained_variance_[kept])}  # fmt: skip
+    parts = {"scores": scores, "mean": pca.mean_, "axes": pca.components_[kept],
+             "sd": np.sqrt(pca.explained_variance_[kept])}  # fmt: skip
+    return parts, (values - parts["mean"]) @ parts["axes"].T / parts["sd"]
 
 
 def apply_components(parts: Mapping[str, Any], X: pd.DataFrame) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from clarion.cancer.cox import RankNormal
 from clarion.cancer.cox.walk import survival_arrays
 from clarion.cancer.quantiles import PER_KNOT, QuantileNormal
 from clarion.errors import DataError, UsageError
@@ -143,18 +144,34 @@ def varying(values: np.ndarray, most: int) -> np.ndarray:
 
 def learn_scores(X: pd.DataFrame, columns: Sequence[str], within: str | None) -> dict[str, Any]:
     """{"columns", "knots": {group: float32 [K, p]}}: quantiles (see QuantileNormal) of all rows, and of each cancer
-    with FEWEST rows or more where within="cancer". A knot stands for PER_KNOT patients or more: nobody's values are kept."""
-    if within not in (None, "cancer"):
-        raise UsageError(f"within={within} is neither cancer nor null.")
+    with FEWEST rows or more where within="cancer". A knot stands for PER_KNOT patients: nobody's values are kept."""
     columns = list(columns)
     values = X[columns].to_numpy(np.float32)
+    rows = _rank_groups(X, within)
+    return {"columns": columns, "knots": {key: QuantileNormal.fit(values[some]).knots for key, some in rows.items()}}
+
+
+def training_scores(X: pd.DataFrame, columns: Sequence[str], within: str | None) -> np.ndarray:
+    """float64 [n, p]: the exact rank-normal scores of the training patients themselves, missing values 0. What is
+    fitted is fitted on these; what is kept to score others (learn_scores) follows them by a few quantiles."""
+    values = X[list(columns)].to_numpy(np.float32)
+    out = np.zeros(values.shape)
+    for _, some in sorted(_rank_groups(X, within).items()):  # all together first, then each cancer over it
+        out[some] = np.nan_to_num(RankNormal.fit(values[some]).apply(values[some]))
+    return out
+
+
+def _rank_groups(X: pd.DataFrame, within: str | None) -> dict[str, np.ndarray]:
+    """group -> its rows [n] bool: all, and each cancer with FEWEST rows or more where within="cancer"."""
+    if within not in (None, "cancer"):
+        raise UsageError(f"within={within} is neither cancer nor null.")
     rows = {_ALL: np.ones(len(X), bool)}
     if within:
         cancer = X["cancer"].astype(str).to_numpy()
         found = sorted(set(cancer))
         if len(found) > 1:
             rows |= {c: cancer == c for c in found if (cancer == c).sum() >= FEWEST}
-    return {"columns": columns, "knots": {key: QuantileNormal.fit(values[some]).knots for key, some in rows.items()}}
+    return rows
 
 
 def apply_scores(learned: Mapping[str, Any], X: pd.DataFrame) -> np.ndarray:
@@ -213,8 +230,10 @@ def on_grid(times: np.ndarray, hazard: np.ndarray, deaths: np.ndarray) -> tuple[
 
 
 def survival_at(lp: np.ndarray, grid: np.ndarray, hazard: np.ndarray, at: Sequence[float]) -> np.ndarray:
-    """S(t) = exp(-H0(t) exp(lp)) [n, T]; H0 is linear between the points of the grid, from 0 at time 0, and stays after
-    the last."""
-    between = np.interp(np.asarray(at, dtype=np.float64), np.r_[0.0, grid], np.r_[0.0, hazard])
+    """S(t) = exp(-H0(t) exp(lp)) [n, T]. H0 rises in a line from 0 to the first point of the grid, log H0 in lines from
+    there on (late deaths, of few at risk, weigh more than early ones), and H0 stays after the last."""
+    at = np.asarray(at, dtype=np.float64)
+    first = np.interp(at, [0.0, grid[0]], [0.0, hazard[0]])
+    between = np.where(at < grid[0], first, np.exp(np.interp(at, grid, np.log(hazard))))
     with np.errstate(over="ignore"):
         return np.exp(-np.outer(np.exp(lp), between))

@@ -64,7 +64,8 @@ class EssayEvaluator:
     def evaluate(self, predictions: pd.DataFrame, truth: pd.DataFrame, context: Mapping[str, Any]) -> dict:
         """predictions: sample_id, patient_id, text [, stopped]; truth: answer [, answer_index: rows of 0 or more are
         multiple-choice questions and left to the mcqa evaluator] and columns that make subgroups; context: seed,
-        validation (its answers give the majority). Joined by sample_id."""
+        validation (its answers give the majority), full_truth (of the split that these rows are a part of).
+        Joined by sample_id."""
         seed, notes = int(context.get("seed") or 0), []
         if "answer_index" in truth and (truth["answer_index"].to_numpy(dtype=int) >= 0).all():
             note = f"All {len(truth)} rows are multiple-choice questions: there is no essay (evaluator=mcqa)."
@@ -77,7 +78,7 @@ class EssayEvaluator:
             predictions, truth = (t[essay].reset_index(drop=True) for t in (predictions, truth))
         texts = [as_text(t) for t in predictions["text"]]
         answers, patients = [as_text(a) for a in truth["answer"]], truth["patient_id"].to_numpy()
-        scorer = _Scorer(self, answers, notes)
+        scorer = _Scorer(self, _all_answers(context.get("full_truth"), answers), notes)
         scores = scorer.per_sample(texts, answers)
         scores |= _rates(predictions, texts, notes)
         metrics = self._entries(scores, patients, seed, notes)
@@ -151,14 +152,25 @@ class EssayEvaluator:
         return base
 
 
+def _all_answers(full: pd.DataFrame | None, answers: list[str]) -> list[str]:
+    """The references of the whole split where only a part of it is scored."""
+    if full is None:
+        return answers
+    if "answer_index" in full:
+        full = full[full["answer_index"].to_numpy(dtype=int) < 0]
+    return [as_text(a) for a in full["answer"]]
+
+
 class _Scorer:
-    """The chosen metrics, opened once. failed: metric -> why it could not be computed."""
+    """The chosen metrics, opened once. answers: of the whole split, which decide how words are told apart, so that its
+    parts are measured alike. failed: metric -> why it could not be computed."""
 
     def __init__(self, owner: EssayEvaluator, answers: Sequence[str], notes: list[str]):
         self.owner, self.notes, self.failed = owner, notes, {}
         self.reasons: Counter = Counter()
         wanted = owner.chosen
         self.encoder = self.dictionary = None
+        self.latin = text_overlap.rouge_keeps(answers) if "rouge_l" in wanted else None
         if "semscore" in wanted or "contradiction" in wanted:
             if owner.encoder is not None:
                 self.encoder = Encoder(owner.encoder)  # the user's own choice: an error, not a note
@@ -200,7 +212,7 @@ class _Scorer:
         for suffix, rouge_tokens, tokens in token_sets:
             if "rouge_l" in wanted:
                 found[f"rouge_l{suffix}"] = self.attempt(
-                    "rouge_l", lambda t=rouge_tokens: text_overlap.rouge_l(texts, answers, t)
+                    "rouge_l", lambda t=rouge_tokens: text_overlap.rouge_l(texts, answers, t, self.latin)
                 )
             if "bleu" in wanted:
                 found[f"bleu{suffix}"] = self.attempt(

@@ -24,6 +24,11 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _FINAL = re.compile(r"\b(?:final\s+answer|최종\s*(?:정답|답))", re.IGNORECASE)
+# "the answer is not A but C" announces C
+_BUT = re.compile(
+    r"\b(answer|choice|option|one)\s*(?:is|would\s+be)\s+not\s+[^.\n;]*?,?\s+but\s+(?:rather\s+|instead\s+)?",
+    re.IGNORECASE,
+)
 _NEGATED = re.compile(
     r"\b(?:answer|choice|option|one)\s*(?:is|would\s+be)?\s*(?:not|n't|never)\b[^.\n;,]*"
     r"|\b(?:not|rather\s+than|instead\s+of|neither|nor)\s+(?:option\s+)?\(?[A-J]\)?(?![\w])",
@@ -44,6 +49,16 @@ _HEAD = re.compile(
 )
 _NUMBER_HEAD = re.compile(r"^[(\[]?([1-9])\s*(?:번|[)\].](?!\d)|(?=\s*$))")
 _BRACKETED = re.compile(r"(?:\b(?:option|choice)\s+([A-J])\b|[(\[]([A-J])[)\]]|(?:^|\n)\s*([A-J])[).:]\s)")
+# "A) Glaucoma is wrong.": a labelled option that the same sentence rejects is no choice.
+_REJECTED = re.compile(
+    r"(?:^|(?<=[\n.;]))\s*[(\[]?[A-J][)\].:][^.\n;]*?(?:\b(?:is|are|was|were|seems?)\s+(?:clearly\s+|also\s+|therefore\s+)?"
+    r"(?:wrong|incorrect|false|not\b|unlikely|excluded|ruled\s+out)|\b(?:isn't|aren't)\b)[^.\n;]*(?:[.;]|$|(?=\n))",
+    re.IGNORECASE,
+)
+_LABELLED = re.compile(r"(?:^|\n)\s*[(\[]?([A-J])[)\].:]\s*([^\n]+)")
+# Words that any sentence may hold: as options they are a verdict at its head or announced, never by being mentioned.
+_VERDICTS = frozenset("yes no maybe true false none unknown uncertain unclear 예 네 아니오 아니요".split())
+_DETERMINERS = frozenset("no true false none unknown uncertain unclear".split())  # "No difference was found"
 _DENIED = re.compile(r"\b(?:not|no|without|isn't|than|rule[sd]? out)\s+(?:an?\s+|the\s+)?$")
 _MORE = re.compile(r"^\W{0,3}\s*(?:and|or|,|/|&|및|또는|와|과)\s*[(\[]?([A-J])(?:[)\].,]|\s|$)")
 
@@ -62,7 +77,7 @@ def parse_answer(text: str | None, options: Sequence[str]) -> Parsed:
     if not text:
         return Parsed(None, "empty")
     names = [_fold(option) for option in options]
-    kept = _NEGATED.sub(" ", text)
+    kept = _REJECTED.sub(" ", _NEGATED.sub(" ", _BUT.sub(r"\1 is ", text))).strip()
     said = _announced(kept, names)
     if not said:
         head = _head(kept, names)
@@ -120,12 +135,16 @@ def _head(text: str, names: Sequence[str], announced: bool = False) -> frozenset
         behind = _fold(rest.split("\n", 1)[0].lstrip(" ).:*-"))
         if behind in names and behind != names[index]:  # "B) Glaucoma" where Glaucoma is option C
             found.add(names.index(behind))
+        listed = {LETTERS.index(m[1]) for m in _LABELLED.finditer(text) if LETTERS.index(m[1]) < len(names)
+                  and _fold(m[2]) == names[LETTERS.index(m[1])]}  # fmt: skip
+        if len(listed) == len(names):  # the question's list said again, which chooses nothing
+            found |= listed
         return frozenset(found)
     number = _NUMBER_HEAD.match(text)
     if number and line not in names and 1 <= int(number[1]) <= len(names):
         return frozenset({int(number[1]) - 1})
     # The longest option that the text begins with: "open-angle glaucoma" rather than "open"
-    begins = [k for k, name in enumerate(names) if name and re.match(rf"{re.escape(name)}(?!\w)", line)]
+    begins = [k for k, name in enumerate(names) if name and _begins(line, name)]
     if not begins:
         return None
     best = max(begins, key=lambda k: len(names[k]))
@@ -134,11 +153,21 @@ def _head(text: str, names: Sequence[str], announced: bool = False) -> frozenset
     return frozenset({best, *also})
 
 
+def _begins(line: str, name: str) -> bool:
+    """Whether a line begins with an option's text: of "no" and the like as a verdict, not as a determiner."""
+    found = re.match(rf"{re.escape(name)}(?!\w)", line)
+    if found is None or name not in _DETERMINERS:
+        return found is not None
+    return bool(
+        re.match(r"\s*(?:$|[^\w\s]|(?:because|since|as|and|or|it|this|there|they|the|we|또는)\b)", line[found.end() :])
+    )
+
+
 def _mentioned(text: str, names: Sequence[str]) -> set[int]:
     """Options whose text stands in the answer, each place counted for the longest one; "not glaucoma" does not."""
     line, found = _fold(text), set()
     for k in sorted(range(len(names)), key=lambda k: -len(names[k])):
-        if not names[k]:
+        if not names[k] or names[k] in _VERDICTS:
             continue
         for match in re.finditer(rf"(?<!\w){re.escape(names[k])}(?!\w)", line):
             if not _DENIED.search(line[: match.start()]):

@@ -59,16 +59,27 @@ class _Tokenizer:
         self.tokenize = tokens
 
 
-def rouge_l(texts: Sequence[str], references: Sequence[str], tokens: Tokens | None = None) -> tuple[np.ndarray, str]:
-    """ROUGE-L F1 (Lin 2004) of each text [n]. tokens None: rouge-score's own (a-z, 0-9, Porter stems) where that keeps
-    something of every reference, else words of any script (Korean would have no tokens at all)."""
-    from rouge_score import rouge_scorer, tokenizers
+def rouge_keeps(references: Sequence[str]) -> bool:
+    """Whether rouge-score's own tokenizer (a-z, 0-9) keeps something of every reference."""
+    from rouge_score import tokenizers
+
+    own = tokenizers.DefaultTokenizer(use_stemmer=True)
+    return all(own.tokenize(r) for r in references)
+
+
+def rouge_l(
+    texts: Sequence[str], references: Sequence[str], tokens: Tokens | None = None, latin: bool | None = None
+) -> tuple[np.ndarray, str]:
+    """ROUGE-L F1 (Lin 2004) of each text [n]. tokens None: rouge-score's own (a-z, 0-9, Porter stems) where `latin`,
+    else words of any script (Korean would have no tokens at all). latin None: as `rouge_keeps` says of these
+    references; who scores parts of a set decides once for the whole, or the parts are measured differently."""
+    from rouge_score import rouge_scorer
 
     label = f"ROUGE-L F1, rouge-score {version('rouge-score')}"
     if tokens is not None:
         scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=_Tokenizer(tokens))
         label += f", {getattr(tokens, 'name', WORDS)}"
-    elif all(tokenizers.DefaultTokenizer(use_stemmer=True).tokenize(r) for r in references):
+    elif rouge_keeps(references) if latin is None else latin:
         scorer, label = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True), f"{label}, a-z 0-9, Porter stems"
     else:
         scorer, label = rouge_scorer.RougeScorer(["rougeL"], tokenizer=_Tokenizer(words)), f"{label}, {WORDS}"

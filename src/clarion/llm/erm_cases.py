@@ -210,15 +210,17 @@ QUESTIONS = (
 )
 
 
-def draw_items(split: str, count: int, seed: int) -> list[dict[str, str]]:
+def draw_items(split: str, count: int, seed: int, per_case: int | None = None) -> list[dict[str, str]]:
     """`count` items of a split: id, patient_id, question, answer, kind, stage (text).
 
-    Every case answers one question of each kind, so count/5 cases; cases of two splits never meet, and neither do
+    Every case answers `per_case` questions of different kinds, all five where None; the kinds take turns over the
+    cases, so that count items ask each kind about equally often. Cases of two splits never meet, and neither do
     wordings. The wording of an item depends on (seed, item) alone.
     """
     items = []
     for index in range(count):
-        number, which = divmod(index, len(QUESTIONS))
+        number, turn = divmod(index, per_case or len(QUESTIONS))
+        which = index % len(QUESTIONS) if per_case else turn
         case = draw_case(f"{split}-{number:05d}", seed)
         question = QUESTIONS[which]
         wordings = getattr(question, split)

@@ -64,11 +64,11 @@ def _layers(case: Case, rng: np.random.Generator) -> tuple[list[str], str]:
 _OPTIONS = {"stage": _stage, "surgery": _surgery, "thickness": _thickness, "area": _area, "layers": _layers}
 
 
-def draw_choices(split: str, count: int, seed: int) -> list[Item]:
+def draw_choices(split: str, count: int, seed: int, per_case: int | None = None) -> list[Item]:
     """`count` multiple-choice items of a split over the cases (and patients) of erm_cases.draw_items: id, patient_id,
     question, options (two or four, in an order drawn per item), answer, answer_index, explanation, kind, stage."""
     items = []
-    for essay in draw_items(split, count, seed):
+    for essay in draw_items(split, count, seed, per_case):
         case = draw_case(essay["patient_id"].removeprefix("case-"), seed)
         digest = hashlib.blake2b(f"{CHOICES_VERSION}\0{seed}\0{essay['id']}".encode(), digest_size=8).digest()
         rng = np.random.default_rng(int.from_bytes(digest, "little"))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from clarion.findings import Document, Finding
-from clarion.llm.prompts import OPHTIMUS_SYSTEM, Message
+from clarion.llm.prompts import OPHTIMUS_SYSTEM, Message, prompt_messages
 
 SIDES = {"OD": "right eye", "OS": "left eye"}
-GROUNDED_SYSTEM = (
-    f"{OPHTIMUS_SYSTEM} Use only the findings that are given; where they do not answer the question, say so."
-)
 # What is asked about first, and kept where a model's context holds few: the rest follows in the document's order.
 FIRST = ("erm_present", "govetto_stage", "erm_area", "erm_share", "central_subfield_thickness", "fovea_eifl",
          "fovea_pit_depth", "fovea_onl", "erm_thickening", "macular_volume")  # fmt: skip
+
+
+def ranked(document: Document) -> list[Finding]:
+    """The findings in the order in which a prompt takes them."""
+    rank = {name: k for k, name in enumerate(FIRST)}
+    return sorted(document.findings, key=lambda f: rank.get(f.id, len(FIRST)))
 
 
 def findings_block(document: Document, most: int = 100) -> str:
@@ -19,8 +22,7 @@ def findings_block(document: Document, most: int = 100) -> str:
 
     No patient, study or date is written. most: of the findings; the rest is counted, never silently left out.
     """
-    rank = {name: k for k, name in enumerate(FIRST)}
-    findings = sorted(document.findings, key=lambda f: rank.get(f.id, len(FIRST)))
+    findings = ranked(document)
     sides = sorted({SIDES.get(f.laterality, "eye") for f in document.findings}) or ["eye"]
     kind = " of a phantom, no patient" if document.data_kind == "phantom" else ""
     lines = [f"Findings of the {' and '.join(sides)}{kind}:", *(_line(f) for f in findings[:most])]
@@ -46,14 +48,10 @@ def _line(finding: Finding) -> str:
 
 
 def grounded_messages(
-    question: str, document: Document | None, system: str | None = None, most: int = 100
+    question: str, document: Document | None, system: str | None = OPHTIMUS_SYSTEM, most: int = 100
 ) -> list[Message]:
-    """[system,] user turn in the published layout; with a document up to `most` findings stand before the question."""
-    if document is None:
-        system = OPHTIMUS_SYSTEM if system is None else system
-        user = f"Question:\n{question.strip()}"
-    else:
-        system = GROUNDED_SYSTEM if system is None else system
-        user = f"{findings_block(document, most)}\n\nQuestion:\n{question.strip()}"
-    turns = [{"role": "system", "content": system.strip()}] if system.strip() else []
-    return [*turns, {"role": "user", "content": user}]
+    """[system,] user turn in the layout of the training: up to `most` findings stand where a passage would, as Context.
+
+    system: what the model was trained with, None or "" for none; another one than that is another prompt."""
+    context = "" if document is None else findings_block(document, most)
+    return prompt_messages(question, system, context=context)

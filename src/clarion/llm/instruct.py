@@ -9,7 +9,7 @@ from clarion.data.paths import data_root, inside
 from clarion.data.pseudonym import pseudonyms, write_mapping
 from clarion.data.splits import split_patients
 from clarion.errors import UsageError
-from clarion.llm.erm_cases import CASES_VERSION, draw_items
+from clarion.llm.erm_cases import CASES_VERSION, QUESTIONS, draw_items
 from clarion.llm.erm_choices import CHOICES_VERSION, draw_choices
 from clarion.llm.jsonl import EXPECTED, Item, read_items
 from clarion.llm.prompts import OPHTIMUS_SYSTEM
@@ -42,6 +42,7 @@ class InstructData(QaData):
         blind: bool = True,
         explanations: bool = True,
         fold: int | None = None,
+        per_case: int | None = None,
     ):
         super().__init__(name, kind, seed, system, blind, explanations, fold)
         if root is None and kind != "phantom":
@@ -50,11 +51,15 @@ class InstructData(QaData):
             raise UsageError("data.train, data.val and data.test must each be at least 1.")
         if not forms or set(forms) - set(FORMS):
             raise UsageError(f"data.forms={list(forms)}: give one or both of {', '.join(FORMS)}.")
+        if per_case is not None and not 1 <= per_case <= len(QUESTIONS):
+            raise UsageError(f"data.per_case={per_case}: 1 to {len(QUESTIONS)} questions a case in each form, or null.")
+        self.per_case = per_case
         self.root = data_root(root, EXPECTED) if root is not None else None
         self.sizes = {"train": train, "val": val, "test": test}
         self.forms = tuple(forms)
         if self.root is None:
             self.recipe = {"recipe": CASES_VERSION} | ({"choices": CHOICES_VERSION} if "mcqa" in self.forms else {})
+            self.recipe |= {"per_case": str(per_case)} if per_case else {}
 
     def source(self) -> str:
         if self.root is None:
@@ -68,13 +73,13 @@ class InstructData(QaData):
         drawn: dict[str, list[Item]] = {}
         for split in SPLITS:
             if self.forms == ("eqa",):
-                drawn[split] = draw_items(split, self.sizes[split], self.seed)
+                drawn[split] = draw_items(split, self.sizes[split], self.seed, self.per_case)
             else:  # the same cases in every form: a case is in one split, with all its questions
                 share = -(-self.sizes[split] // len(self.forms))
                 drawn[split] = [
                     {**item, "kind": form, "topic": item["kind"]}
                     for form in self.forms
-                    for item in draw[form](split, share, self.seed)
+                    for item in draw[form](split, share, self.seed, self.per_case)
                 ][: self.sizes[split]]
         return drawn
 

@@ -72,9 +72,9 @@ def find_answer(answer: Any, options: Sequence[str], where: str) -> int:
     """Which option an answer names: by its text, as "B" / "B) text", or by a 0-based index (an integer, not text).
 
     The text of an option wins over its letter, so that options "B" and "A" (blood groups) are read as written; a
-    letter whose text is another option's is refused. Raises DataError naming `where` and the options."""
+    letter whose text is another option's is refused. Raises DataError naming `where`,
+    never the texts, which may be a patient's."""
     known = [plain(option) for option in options]
-    listed = ", ".join(f"{letter}) {option[:40]}" for letter, option in zip(LETTERS, options, strict=False))
     if isinstance(answer, int) and not isinstance(answer, bool) and str(answer) not in known:
         if 0 <= answer < len(options):
             return answer
@@ -87,6 +87,6 @@ def find_answer(answer: Any, options: Sequence[str], where: str) -> int:
         if 0 <= index < len(options) and (not rest or rest == known[index]):
             return index
     raise DataError(
-        f"{where}: the answer {str(answer)[:60]!r} is not an option; write the letter, the 0-based index as a number, "
-        f"or the text of one of: {listed}."
+        f"{where}: the answer is not one of the options {LETTERS[0]} to {LETTERS[len(options) - 1]}; write the letter, "
+        "the 0-based index as a number, or the text of an option exactly as it stands there."
     )

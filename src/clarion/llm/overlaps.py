@@ -17,23 +17,33 @@ FOLDER = "train_index"
 
 
 def write_index(directory: Path, data: Any, starts: Iterable[Path] = ()) -> None:
-    """<directory>/train_index of data.train_texts(), together with the indices of the runs it started from.
+    """<directory>/train_index of data.train_texts(), together with the indices of what it started from: checkpoints of
+    runs, and merged models that carry an index. A start without one is recorded as unknown.
 
     Nothing is written where the data have no training texts (a corpus of images, a set for evaluation only)."""
     if not hasattr(data, "train_texts") or not data.splits.get("train"):
         return
     source = {"run": directory.name, "data": data.name, "kind": data.kind, "fingerprint": data.fingerprint()}
     index = TrainIndex.build(data.train_texts(), source)
-    for start in starts:
-        before = home(start)
+    for start in dict.fromkeys(Path(s).expanduser().resolve() for s in starts):
+        place = index_place(start) or start / FOLDER
         try:
-            index = index.merge(TrainIndex.load((before or start) / FOLDER))
+            index = joined(index, TrainIndex.load(place))
         except DataError as error:  # the training is done and stands; what is not known of its start is recorded
             log.warning("%s", error)
-            index.about["sources"].append({"run": (before or start).name, "unknown": True})
+            index.about["sources"].append({"run": place.parent.name, "unknown": True})
     index.save(directory / FOLDER)
     log.info("index of %d training texts in %s: %.1f MB", index.about["sources"][0]["texts"], directory / FOLDER,
              index.memory_bytes / 1e6)  # fmt: skip
+
+
+def given_weights(model: Mapping[str, Any]) -> list[Path]:
+    """The folders of a run, or with an index, among those that a model config names: its weights or adapter, and the
+    adapter's base."""
+    if model.get("engine") == "openai":  # its model.path holds a tokenizer alone
+        return []
+    named = [Path(str(model[key])).expanduser() for key in ("path", "base") if model.get(key)]
+    return [path for path in named if index_place(path) is not None]
 
 
 def home(checkpoint: Path) -> Path | None:
@@ -41,24 +51,55 @@ def home(checkpoint: Path) -> Path | None:
     return next((p for p in Path(checkpoint).resolve().parents if (p / "manifest.json").is_file()), None)
 
 
+def index_place(weights: Path) -> Path | None:
+    """Where the index of the texts that these weights saw is or ought to be: beside them (a merged model), else in
+    their run; None for weights from elsewhere."""
+    beside = Path(weights) / FOLDER
+    if beside.is_dir():
+        return beside
+    run = home(weights)
+    return None if run is None else run / FOLDER
+
+
+def copy_index(weights: Iterable[Path], folder: Path) -> None:
+    """<folder>/train_index of everything that these weights (an adapter and its base) saw, where it is recorded."""
+    found: TrainIndex | None = None
+    for one in weights:
+        place = index_place(one)
+        if place is not None and place.is_dir():
+            index = TrainIndex.load(place)
+            found = index if found is None else joined(found, index)
+    if found is not None:
+        found.save(folder / FOLDER)
+
+
+def joined(index: TrainIndex, other: TrainIndex) -> TrainIndex:
+    """Both, each training counted once: an index already holds those of the runs that its own started from."""
+    mine, theirs = index.about["sources"], other.about["sources"]
+    if all(source in mine for source in theirs):
+        return index
+    return other if all(source in theirs for source in mine) else index.merge(other)
+
+
 class Overlaps:
     """The items of one split against what a model was trained on; `apply` adds both to an evaluator's result.
 
-    checkpoints: of the model; the first that lies in a run with an index gives it. pretrained: its start weights came
-    from elsewhere, so what they were trained on is unknown. Built only for data with eval_texts; see `of`."""
+    checkpoints: of the model and of what it was made from; the indices of all are searched. pretrained: its start
+    weights came from elsewhere, so what they were trained on is unknown. For data with eval_texts alone; see `of`."""
 
     def __init__(self, data: Any, split: str, checkpoints: Iterable[Path], pretrained: bool):
-        runs = [run for checkpoint in checkpoints if (run := home(checkpoint)) is not None]
-        directory = next((run for run in runs if (run / FOLDER).is_dir()), None)
+        places = dict.fromkeys(place for checkpoint in checkpoints if (place := index_place(checkpoint)) is not None)
         self.index: TrainIndex | None = None
         self.table: pd.DataFrame | None = None
         self.unknown: list[str] = []
-        if directory is not None:
+        for place in (p for p in places if p.is_dir()):
             try:
-                self.index = TrainIndex.load(directory / FOLDER)
+                found = TrainIndex.load(place)
             except DataError as error:  # the scores stand without it
                 log.warning("%s", error)
-                self.unknown.append(f"the index of training texts in run {directory.name} cannot be read")
+                self.unknown.append(f"the index of training texts in run {place.parent.name} cannot be read")
+                continue
+            self.index = found if self.index is None else joined(self.index, found)
         if self.index is not None:
             self.table = self.index.overlap(data.eval_texts(split))
             self.table["any"] = self.table[["exact", "ngram13", "minhash"]].any(axis=1)
@@ -76,8 +117,7 @@ class Overlaps:
         if data.task != "generation" or not hasattr(data, "eval_texts"):
             return None
         # model=hf_causal model.path=RUN/checkpoints/best: the weights are of another run
-        given = [Path(str(model["path"]))] if model.get("path") else []
-        return cls(data, split, [checkpoint, *given], pretrained=model.get("weights") != "random")
+        return cls(data, split, [checkpoint, *given_weights(model)], pretrained=model.get("weights") != "random")
 
     def apply(
         self,
@@ -115,7 +155,8 @@ class Overlaps:
             return
         chosen = predictions[predictions["sample_id"].isin(keep)], truth[truth["sample_id"].isin(keep)]
         try:
-            again = evaluate(chosen[0].reset_index(drop=True), chosen[1].reset_index(drop=True), context)
+            part = (table.reset_index(drop=True) for table in chosen)
+            again = evaluate(*part, {**context, "full_truth": truth})  # a method is chosen for the whole
             result["clean"] = {"n": len(keep), "metrics": again["metrics"]}
         except ClarionError as error:  # such as no item of this evaluator's kind left
             result["clean"] = {"n": len(keep), "metrics": {}}

@@ -27,8 +27,8 @@ SPLITS = ("train", "val", "test")
 REPORT_VERSION = "1"  # part of the fingerprint: raise it when the wording of the embedded documents changes
 MAX_LINE_BYTES = 64_000_000
 EXPECTED = (
-    'Expected: documents.jsonl (or documents/*.jsonl), UTF-8, one JSON object a line with "text" [, "id", "patient_id" '
-    '(what may not be in two splits), "source"]: what `clarion corpus build` writes.'
+    'Expected: documents*.jsonl (or documents/*.jsonl), UTF-8, one JSON object a line with "text" [, "id", '
+    '"patient_id" (what may not be in two splits), "source"]: what `clarion corpus build` writes.'
 )
 
 
@@ -106,7 +106,7 @@ class CorpusData:
         root = self.root
         files = sorted([*root.glob("documents*.jsonl"), *root.glob("documents/*.jsonl")])
         if not files:
-            raise UsageError(f"data.root={root} has no documents.jsonl. {EXPECTED}")
+            raise UsageError(f"data.root={root} has no documents*.jsonl. {EXPECTED}")
         return [inside(root, path.relative_to(root).as_posix(), "data.root") for path in files]
 
     def _hidden(self, found: list[Document]) -> list[Document]:

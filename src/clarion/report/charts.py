@@ -230,7 +230,8 @@ def _frame(x_ticks, y_ticks, at, x_range, x_label: str, y_label: str) -> str:
         )
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 19}" text-anchor="middle">{_tick(tick, x_ticks)}</text>')
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text class="axis" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle">{_fitting(x_label, 44)}</text>')
+    below = f'class="axis" x="{middle_x}" y="{HEIGHT - 6}" text-anchor="middle"'
+    parts.append(f"<text {below}>{_fitting(x_label, 44)}</text>")
     parts.append(
         f'<text class="axis" x="13" y="{middle_y}" text-anchor="middle" transform="rotate(-90 13 {middle_y})">'
         f"{_fitting(y_label, 32)}</text>"

@@ -84,8 +84,8 @@ def _sentences(d: Mapping) -> list[str]:
         p = f"hypergeometric p = {p_value(overlap['p'])}" if known else "no test: all or none are hits"
         found.append(
             f"{overlap['hits_in_top']} of the top {overlap['top']} genes are Cox hits (q over genes and cancers "
-            f"< {overlap['q_below']:g}) where chance gives {overlap['expected']:.2g} ({overlap['hits']} hits among {overlap['genes']} genes; "
-            f"{p})."
+            f"< {overlap['q_below']:g}) where chance gives {overlap['expected']:.2g} ({overlap['hits']} hits among "
+            f"{overlap['genes']} genes; {p})."
         )
     return found
 

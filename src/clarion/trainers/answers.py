@@ -82,14 +82,20 @@ class NoCache:
 
 
 def network_identity(network: Any, tokenizer: Any) -> str:
-    """Hash of the weights as they lie in memory (adapter, precision and quantisation included), of the architecture
-    and of the tokenizer with its chat template. About a second for a billion weights."""
+    """Hash of the weights as they lie in memory (adapter and its scaling, precision and quantisation included), of the
+    architecture and of the tokenizer with its chat template. About a second for a billion weights."""
     import torch
 
     total = hashlib.sha256()
     for name, tensor in sorted({**dict(network.named_parameters()), **dict(network.named_buffers())}.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    # An adapter's factor (alpha / r, or alpha / sqrt(r)) multiplies its matrices and stands in none of them.
+    adapters = {
+        name: dict(module.scaling)
+        for name, module in network.named_modules()
+        if isinstance(getattr(module, "scaling", None), dict)
+    }
     config = {k: v for k, v in network.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     vocabulary = digest(sorted(tokenizer.get_vocab().items()), tokenizer.chat_template)
-    return digest(total.hexdigest(), config, vocabulary, network.device.type)
+    return digest(total.hexdigest(), config, adapters, vocabulary, network.device.type)

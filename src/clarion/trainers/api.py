@@ -6,17 +6,16 @@ names and is written nowhere. Retries with exponential backoff are the openai li
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from clarion.errors import ClarionError, DataError, UsageError
+from clarion.errors import DataError, UsageError
+from clarion.openai_client import Rejected, Server
 from clarion.trainers.answers import AnswerCache, NoCache, digest, wanted
 from clarion.trainers.base import Prediction, Sample
 
@@ -26,68 +25,6 @@ SCORING = ("auto", "echo", "top_logprobs", "none")
 TOP = 20  # the most alternatives that servers list for a token
 CHUNK = 64  # samples whose answers are awaited together
 SETTINGS = ("temperature", "top_p", "seed", "stop", "extra_body")
-
-
-class Server:
-    """One model on one server. Every failure ends in one sentence that names the server."""
-
-    def __init__(self, base_url: str, served: str, key_env: str, timeout_s: float, retries: int):
-        from openai import OpenAI
-
-        self.url, self.served, self.key_env = base_url.rstrip("/"), served, key_env
-        # The library insists on a key; servers of one's own look at none.
-        key = os.environ.get(key_env) or "none"
-        # Given in full, so that no variable of the environment sends the requests elsewhere.
-        self.client = OpenAI(base_url=self.url, api_key=key, timeout=timeout_s, max_retries=retries)
-
-    @property
-    def local(self) -> bool:
-        """Whether requests stay on this machine."""
-        host = urlsplit(self.url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
-
-    def call(self, what: Callable[[], Any], about: str = "the list of models") -> Any:
-        """what() with the library's exceptions turned into one sentence."""
-        import openai
-
-        try:
-            return what()
-        except openai.APITimeoutError:
-            raise ClarionError(f"{self.url} did not answer in time about {about}: raise model.timeout_s.") from None
-        except openai.APIConnectionError as error:
-            why = " ".join(str(error.__cause__ or error).split())
-            raise ClarionError(
-                f"no server answers at {self.url} ({why}): start it, or correct model.base_url."
-            ) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UsageError(
-                f"{self.url} refuses the key ({error.status_code}): put a valid one into the environment variable "
-                f"{self.key_env}."
-            ) from None
-        except openai.NotFoundError as error:
-            raise UsageError(
-                f"{self.url} does not know the model or path ({_said(error)}): check model.served={self.served} and "
-                "that model.base_url ends in /v1 where the server wants it."
-            ) from None
-        except openai.APIStatusError as error:
-            raise ClarionError(f"{self.url} failed on {about}: {error.status_code}, {_said(error)}") from None
-        except (openai.APIError, ValueError) as error:  # an answer that is no JSON
-            raise DataError(f"{self.url} sent a malformed answer about {about} ({_said(error)}).") from None
-
-    def check(self) -> None:
-        """Raise unless the server answers and knows the model (where it lists any)."""
-        from clarion.config import nearest
-
-        listed = self.call(lambda: self.client.models.list())
-        known = [str(m.id) for m in getattr(listed, "data", None) or []]
-        if known and self.served not in known:
-            raise UsageError(
-                f"model.served={self.served}: {self.url} serves no such model.{nearest(self.served, known)} It has: "
-                f"{', '.join(known[:8])}."
-            )
 
 
 def connect(model: Mapping[str, Any]) -> Server:
@@ -137,26 +74,29 @@ class ApiPredictor:
         self.scoring = str(model.get("option_scoring") or "auto")
         if self.scoring not in SCORING:
             raise UsageError(f"model.option_scoring={self.scoring} is unknown: write {', '.join(SCORING)}.")
+        self.auto, self.notes = self.scoring == "auto", []
         self.template_args = dict(model.get("template_args") or {})
         self.tokenizer = _tokenizer(model.get("path"), model.get("template"))
         if self.scoring == "auto":
             self.scoring = "echo" if self.tokenizer is not None else "top_logprobs"
         if self.scoring == "echo" and self.tokenizer is None:
             raise UsageError("model.option_scoring=echo needs model.path, a folder with the model's tokenizer.")
+        self.admitted = False  # whether somebody said what kind the data are
+        self.refused: set[str] = set()  # extras that this server rejected: they are sent no more
         self.cache: AnswerCache | NoCache = NoCache()
 
     def use_cache(self, setting: Any, data_kind: str | None) -> None:
         """model.cache and the kind of the data. A server may serve other weights under the same name tomorrow: then
         model.cache=false. Raises UsageError for private data that would leave this machine."""
-        if data_kind == "private" and not self.server.local and not self.send_private:
-            raise UsageError(
-                f"private data would be sent to {self.server.url}: use a server on this machine, or allow it with "
-                "model.send_private=true."
-            )
+        self.server.admit(data_kind, self.send_private)
+        self.admitted = True
         keep = wanted(setting, data_kind) and float(self.settings["temperature"]) == 0.0
         self.cache = AnswerCache(f"openai {self.server.url} {self.server.served}") if keep else NoCache()
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
+        if not self.admitted:  # a caller that named no kind: what it sends may be private
+            self.server.admit(None, self.send_private)
+        _ = self.server.client  # made once, before the threads
         iterator = iter(samples)
         with ThreadPoolExecutor(self.concurrency) as pool:
             while chunk := list(islice(iterator, CHUNK)):
@@ -211,22 +151,22 @@ class ApiPredictor:
             ),
             about,
         )  # fmt: skip
-        choice = self._choice(answer, about)
+        choice = self.server.choice(answer, about)
         text = getattr(getattr(choice, "message", None), "content", None)
         if not isinstance(text, str):
             raise DataError(f"{self.server.url} sent a malformed answer about {about}: it holds no text.")
         tokens = getattr(getattr(answer, "usage", None), "completion_tokens", None)
         return {"text": text.strip(), "stopped": choice.finish_reason == "stop", "tokens": tokens}
 
-    def _choice(self, answer: Any, about: str) -> Any:
-        choices = getattr(answer, "choices", None)
-        if not choices:
-            raise DataError(f"{self.server.url} sent a malformed answer about {about}: it holds no choices.")
-        return choices[0]
-
     def _score(self, sample: Sample, name: str) -> dict[str, Any]:
-        if self.scoring == "echo":
-            return self._echo(sample, name)
+        if self.scoring == "echo" and "echo" not in self.refused:
+            try:
+                return self._echo(sample, name)
+            except Rejected as error:
+                if not self.auto:
+                    raise
+                self.refused.add("echo")
+                self.note(f"echoes no prompt, so the first letter is scored ({error})")
         return self._first_letter(sample, name)
 
     def _echo(self, sample: Sample, name: str) -> dict[str, Any]:
@@ -247,7 +187,7 @@ class ApiPredictor:
                 ),
                 about,
             )
-            listed = getattr(getattr(self._choice(answer, about), "logprobs", None), "token_logprobs", None) or []
+            listed = getattr(getattr(self.server.choice(answer, about), "logprobs", None), "token_logprobs", None) or []
             scored = listed[len(one.prefix) : len(ids)]
             if len(scored) < len(option) or not all(isinstance(v, int | float) for v in scored):
                 raise DataError(
@@ -257,6 +197,34 @@ class ApiPredictor:
             sums.append(float(sum(scored)))
         return {"logprobs": sums, "tokens": [len(o) for o in one.options], "source": "echo"}
 
+    def _tolerated(self, ask: Callable[[], Any], extras: bool) -> Any:
+        """ask(); where the server rejects it and model.option_scoring is auto: again without vLLM's extras, then None
+        (no log-probabilities). What was rejected once is not sent again."""
+        if "logprobs" in self.refused:
+            return None
+        try:
+            return ask()
+        except Rejected as error:
+            if not self.auto:
+                raise
+            reason = error
+        if extras and "extras" not in self.refused:
+            try:
+                self.refused.add("extras")
+                answer = ask()
+                self.note(f"takes no fields of vLLM, so the lead stands in a turn of its own ({reason})")
+                return answer
+            except Rejected as error:
+                reason = error
+        if "logprobs" not in self.refused:
+            self.refused.add("logprobs")
+            self.note(f"gives no log-probabilities, so answers are scored by their text alone ({reason})")
+        return None
+
+    def note(self, text: str) -> None:
+        self.notes.append(f"{self.server.url} {text}")
+        log.warning("%s", self.notes[-1])
+
     def _first_letter(self, sample: Sample, name: str) -> dict[str, Any]:
         """The first token behind the lead. The lead is sent as the beginning of the assistant's turn."""
         inputs, about = sample.inputs, f"the options of sample {sample.sample_id}"
@@ -264,14 +232,21 @@ class ApiPredictor:
         messages = [*inputs[name], *([{"role": "assistant", "content": lead}] if lead else [])]
         # vLLM's names for "go on with this turn"; llama.cpp does so by itself, others ignore them
         goes_on = {"add_generation_prompt": False, "continue_final_message": True} if lead else {}
-        answer = self.server.call(
-            lambda: self.server.client.chat.completions.create(
-                model=self.server.served, messages=messages, max_tokens=1, temperature=0.0, logprobs=True,
-                top_logprobs=TOP, extra_body=goes_on,
-            ),
-            about,
-        )  # fmt: skip
-        content = getattr(getattr(self._choice(answer, about), "logprobs", None), "content", None)
+
+        def ask() -> Any:
+            extras = {} if "extras" in self.refused else goes_on
+            return self.server.call(
+                lambda: self.server.client.chat.completions.create(
+                    model=self.server.served, messages=messages, max_tokens=1, temperature=0.0, logprobs=True,
+                    top_logprobs=TOP, extra_body=extras,
+                ),
+                about,
+            )  # fmt: skip
+
+        answer = self._tolerated(ask, bool(goes_on))
+        if answer is None:
+            return {"logprobs": None, "tokens": None, "source": None}
+        content = getattr(getattr(self.server.choice(answer, about), "logprobs", None), "content", None)
         listed = {t.token: t.logprob for t in content[0].top_logprobs} if content else {}
         found = letters(listed, inputs["options"])
         return {"logprobs": found, "tokens": None if found is None else [1] * len(found), "source": "top_logprobs"}
@@ -313,7 +288,3 @@ def _tokenizer(path: Any, template: Any) -> Any:
         raise UsageError(f"model.path={path} holds no tokenizer ({' '.join(str(error).split())[:150]}).") from None
     use_template(tokenizer, template)
     return tokenizer
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -155,7 +155,8 @@ class LightningTrainer:
                 best.load_state_dict(callbacks[best.state_key])
                 keep.load_state_dict(callbacks[keep.state_key])
             else:
-                trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
+                with distributed.kept():
+                    trainer.fit(module, datamodule=data, ckpt_path=state, weights_only=True)
 
         if distributed.rank():
             return run.checkpoints / "best"  # process 0 writes it
@@ -177,7 +178,7 @@ class LightningTrainer:
         checkpoint = self._export(module, trained, run.checkpoints / "best")
         write_atomic(finished, json.dumps(trained, indent=1))
         forget_all(states)
-        (run.checkpoints / "best.ckpt").unlink()  # checkpoints/best holds its weights
+        (run.checkpoints / "best.ckpt").unlink(missing_ok=True)  # checkpoints/best holds its weights
         return checkpoint
 
     def _lightning_trainer(self, run: Run, ours: list[Callback]) -> L.Trainer:

@@ -60,6 +60,12 @@ class PretrainedTrainer:
 
             connect(self.model).check()
             return
+        if self.engine == "vllm" and self.model.get("path"):
+            if (Path(str(self.model["path"])).expanduser() / ADAPTER).is_file():
+                raise UsageError(
+                    f"model=vllm takes whole models, and model.path={self.model['path']} is an adapter: merge it first "
+                    "(clarion merge RUN --out FOLDER), or use model=hf_causal."
+                )
         if self.engine == "vllm" and importlib.util.find_spec("vllm") is None:
             raise UsageError(
                 "model=vllm needs the package vllm, which is not installed: pip install vllm (CUDA), or use "
@@ -140,7 +146,8 @@ class PretrainedTrainer:
         return self._open(model, weights)
 
     def untuned(self) -> Predictor:
-        """The weights that the config names, as they come."""
+        """The weights that the config names, as they come. Raises UsageError as `check` does."""
+        self.check()
         return self._open(self.model, source(self.model))
 
     def _open(self, model: Mapping[str, Any], weights: Weights) -> Predictor:

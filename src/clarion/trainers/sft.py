@@ -19,7 +19,7 @@ from typing import Any
 from clarion import distributed
 from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Predictor, Run
-from clarion.trainers.sft_resume import last_whole
+from clarion.trainers.sft_resume import last_whole, tokens_until
 from clarion.trainers.sft_settings import (
     chosen_precision,
     refuse_owned,
@@ -145,6 +145,7 @@ class SftTrainer:
                 print(f"packing: documents are isolated (a changed neighbour changes the loss by {difference:.1g})",
                       file=sys.stderr)  # fmt: skip
         last = last_whole(run.checkpoints / "steps") if run.resume else None
+        trainer._total_train_tokens = tokens_until(last) if last else 0
         with contextlib.redirect_stdout(sys.stderr):  # its progress bar writes log lines to stdout
             result = trainer.train(resume_from_checkpoint=last)
         facts = {

@@ -32,6 +32,12 @@ def last_whole(folder: Path) -> str | None:
     return None
 
 
+def tokens_until(checkpoint: str) -> int:
+    """Tokens trained on when a checkpoint was written; TRL counts anew in every process."""
+    history = json.loads((Path(checkpoint) / _STATE).read_text(encoding="utf-8"))["log_history"]
+    return next((int(row["num_tokens"]) for row in reversed(history) if "num_tokens" in row), 0)
+
+
 def _damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:

@@ -61,6 +61,8 @@ def sft_config(
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         names = ", trainer.args.".join(unknown)
         raise UsageError(f"trainer.args.{names}: trl.SFTConfig has no such setting.{hint}")
+    if args.get("use_liger_kernel") and device.type != "cuda":
+        raise UsageError("trainer.args.use_liger_kernel=true: its kernels run on CUDA alone; drop it on this device.")
     mapped = {
         "output_dir": str(output),
         "num_train_epochs": epochs,

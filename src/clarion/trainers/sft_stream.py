@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from clarion.errors import ClarionError, DataError
+from clarion.errors import ClarionError, DataError, UsageError
 from clarion.trainers.sft_chat import render
 
 
@@ -21,6 +21,20 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.asked.is_set(), device=input_ids.device)
+
+
+def require_streaming(predictor: Any, what: str) -> None:
+    """UsageError for anything but a language model of this process: a server's run, vLLM's, a model of documents."""
+    from clarion.trainers.sft_predict import SftPredictor
+
+    if isinstance(predictor, SftPredictor):
+        return
+    server = getattr(predictor, "server", None)
+    where = f"answers through {server.url}" if server is not None else f"is opened by {type(predictor).__name__}"
+    raise UsageError(
+        f"{what} {where}: clarion ask streams models whose weights transformers opens here (model=smollm2_135m, "
+        "hf_causal, ...); give such a run."
+    )
 
 
 def fits(predictor: Any, messages: Sequence[Mapping[str, str]]) -> bool:

@@ -13,6 +13,7 @@ from clarion.llm.corpus.pii.span import Span, resolved
 from clarion.llm.corpus.spec import PII_TYPES
 from clarion.llm.corpus.validation.pii import SETTINGS, measure, measure_false_positives, public_abstracts
 
+FLOORS = [("en", 0.80, 0.78), ("ko", 0.95, 0.92)]
 REDACT = {**SETTINGS, "mode": "placeholder", "date_action": "remove"}
 
 
@@ -37,6 +38,14 @@ def found(text: str) -> list[tuple[str, str]]:
     ("write to j.kim@eye.co.kr or www.eye.org/x.", [("EMAIL", "j.kim@eye.co.kr"), ("URL", "www.eye.org/x")]),
     ("850101-1234567 and 536-90-4399 and 220-81-62517",
      [("RRN", "850101-1234567"), ("SSN", "536-90-4399"), ("BUSINESS", "220-81-62517")]),
+    ("our reference 12-345678; Specimen labelled MR12-34567; lab ref: A1234567; sample ID 4455667",
+     [("ID", "12-345678"), ("ID", "MR12-34567"), ("ID", "A1234567"), ("ID", "4455667")]),
+    ("검사코드 12-345678, 의뢰번호: A1234567", [("ID", "12-345678"), ("ID", "A1234567")]),
+    ("dr smith will see mrs garcia lopez", [("NAME", "smith"), ("NAME", "garcia lopez")]),
+    ("Home address on record: 37162 Julia Crossing. 814 Morales Springs",
+     [("ADDRESS", "37162 Julia Crossing"), ("ADDRESS", "814 Morales Springs")]),
+    ("거주지 대전광역시 중랑구 영동대39거리 411 (서연나마을)에서",
+     [("ADDRESS", "대전광역시 중랑구 영동대39거리 411 (서연나마을)")]),
     ("card 4111 1111 1111 1111 from 192.168.0.1", [("CARD", "4111 1111 1111 1111"), ("IP", "192.168.0.1")]),
     ("lives at 12 Oak Street, Springfield, IL 62704 now", [("ADDRESS", "12 Oak Street, Springfield, IL 62704")]),
     ("주소 서울특별시 강남구 테헤란로 123이다", [("ADDRESS", "서울특별시 강남구 테헤란로 123")]),
@@ -54,6 +63,9 @@ def test_what_must_go(text, expected):
     "Patients were treated at Henry Ford Hospital. The Patient Education Program was used.",
     "환자 안전을 위해 이상 소견을 확인하였고 정상 범위였다. 백내장과 고혈압이 있다. 주의 깊은 조기 치료.",
     "Card-like 4111 1111 1111 1112 fails its checksum; 991332-1234567 is no birthday.",
+    "In the reference 2019 study a sample of 1250 eyes, report 2020, order 3, scan 12345 images, lens 2250 D.",
+    "mr and mrs; the dr is here; mr scans of ms patients; doctor characteristics; nurse practitioners; sister pairs.",
+    "Tested with 24 Goldmann Fields; 30 Humphrey Plots; block 12 Fuchs Spots.",
     "Snellen Chart was used. Zeiss Cirrus was used in May or June.",
 ])  # fmt: skip
 def test_what_must_stay(text):
@@ -156,6 +168,16 @@ def test_planted_values_are_found(language, recall, names):
     if language == "en":  # the table is honest about what is missed: names in lower case
         lower = next(row for row in result["rows"] if row[1] == "lower")
         assert lower[3] < 0.7
+
+
+@pytest.mark.parametrize(("language", "recall", "names"), FLOORS)
+def test_values_in_sentences_that_the_rules_never_saw(language, recall, names):
+    """A floor below what was measured on 400 documents: see experiments/corpus_pii."""
+    figures = measure(language, documents=60, seed=11, sentences="held_out")["figures"]
+    assert figures["recall"]["value"] > recall and figures["recall_names"]["value"] > names
+    assert figures["precision"]["value"] > 0.97
+    with pytest.raises(UsageError, match="sentences=new"):
+        measure(language, documents=1, sentences="new")
 
 
 def test_false_positives_are_counted(monkeypatch):

@@ -18,7 +18,7 @@ from clarion.llm.corpus.readers.records import document_of, read_json_records
 from clarion.llm.corpus.readers.xml import read_xml
 from clarion.llm.corpus.sources import list_files, tasks
 
-FIELDS = {"text_field": None, "title_field": None, "id_field": None}
+FIELDS = {"text_field": None, "title_field": None, "id_field": None, "patient_field": None}
 
 
 def words(text: str) -> list[str]:

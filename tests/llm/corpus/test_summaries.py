@@ -104,13 +104,32 @@ def test_answers_of_a_server_come_in_order(server, monkeypatch):
     assert "my-key" not in json.dumps(generate.identity)
 
 
+def test_the_limit_given_for_a_run_reaches_its_model(server, tmp_path, monkeypatch):
+    """generator={path: RUN, max_new_tokens: 77}: not the 5 that the run was scored with."""
+    from clarion import trained
+    from clarion.openai_client import Server as Client
+    from clarion.trainers.api import ApiPredictor
+
+    scored = ApiPredictor(Client(server, "m", "", 30.0, 0), {"generation": {"max_new_tokens": 5}})
+    monkeypatch.setattr(trained, "open_model", lambda *_: trained.Trained(scored, "run", "0" * 8, "public", []))
+    (tmp_path / "config.yaml").write_text("x: 1")
+    spec = {"kind": "local", "path": str(tmp_path), "max_new_tokens": 77}
+    generate = open_generator(spec)
+    before = dict(generate.identity)
+    assert generate([[{"role": "user", "content": "Do it.\n\nNow"}]]) == ["Summary of Now"]
+    assert Server.requests[-1]["max_tokens"] == 77
+    assert before["hash"] == generate.identity["hash"] and before["max_new_tokens"] == 77
+    (tmp_path / "config.yaml").write_text("x: 2")  # another run of the same name
+    assert open_generator(spec).identity["hash"] != before["hash"]
+
+
 def test_trouble_with_a_server_is_one_sentence(server):
     turns = [[{"role": "user", "content": "x"}]]
-    with pytest.raises(ClarionError, match="401: .*OPENAI_API_KEY"):
+    with pytest.raises(ClarionError, match="401.*OPENAI_API_KEY"):
         open_generator({"kind": "openai", "base_url": server, "model": "forbidden"})(turns)
     with pytest.raises(ClarionError, match="base_url"):
         open_generator({"kind": "openai", "base_url": server, "model": "odd"})(turns)
-    with pytest.raises(ClarionError, match="is the server running"):
+    with pytest.raises(ClarionError, match="no server answers"):
         open_generator({"kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "retries": 0})(turns)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +21,43 @@ SYSTEM = (
     "You write examination questions for ophthalmologists. You use only facts stated in the passage you are given, and "
     "you answer with JSON and nothing else."
 )
-EXPECTED = 'Expected: one JSON object a line with "id" and "text" [, "title"], as `clarion corpus build` writes them.'
+EXPECTED = (
+    'Expected: one JSON object a line with "id" and "text" [, "title", "patient_id"], as `clarion corpus build` writes '
+    "them (documents-00000.jsonl, ...)."
+)
 
 
 @dataclass(frozen=True)
 class Passage:
+    """A piece of a document. patient: what may not be in two splits (the document's patient_id, else itself)."""
+
     document: str
+    patient: str
     number: int
     title: str
     text: str
 
 
-def document_file(name: str) -> Path:
-    """The documents jsonl that a setting names, itself or as the folder of a corpus."""
+def document_files(name: str) -> list[Path]:
+    """The jsonl files that a setting names: one itself, or the documents*.jsonl of a corpus folder, in their order.
+
+    Raises UsageError where there is none, and for the folder of a corpus build that has not ended."""
     path = Path(name).expanduser()
-    path = path / "documents.jsonl" if path.is_dir() else path
-    if not path.is_file():
-        raise UsageError(f"documents={name}: no such file, nor a folder with documents.jsonl. {EXPECTED}")
-    return path
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob("documents*.jsonl")) if path.is_dir() else []
+    if (path / "work" / "state.json").is_file() and not (path / "manifest.json").is_file():
+        raise UsageError(f"documents={name}: this corpus is not complete; `clarion corpus build ... --resume` goes on.")
+    if not files:
+        raise UsageError(f"documents={name}: no such file, nor a folder with documents*.jsonl. {EXPECTED}")
+    return files
 
 
-def read_passages(path: Path, settings: BuildSettings) -> Iterator[Passage]:
-    """Passages of every document, in file order. DataError for lines without id or text, and for an id twice."""
+def read_passages(files: Sequence[Path], settings: BuildSettings) -> Iterator[Passage]:
+    """Passages of every document, in the order of the files. DataError for lines without id or text, and for an id
+    twice."""
     seen: set[str] = set()
-    for where, record in read_records(path):
+    for where, record in chain.from_iterable(map(read_records, files)):
         identifier, text = record.get("id"), record.get("text")
         if not isinstance(identifier, str | int) or isinstance(identifier, bool) or not isinstance(text, str):
             raise DataError(f"{where} lacks id or text. {EXPECTED}")
@@ -51,10 +65,10 @@ def read_passages(path: Path, settings: BuildSettings) -> Iterator[Passage]:
         if document in seen:
             raise DataError(f"{where}: the document id {document} occurs twice; give each document its own.")
         seen.add(document)
-        title = str(record.get("title") or "")
+        title, patient = str(record.get("title") or ""), str(record.get("patient_id") or document)
         cut = [p for p in passages(text, settings.passage_words) if len(p.split()) >= settings.least_words]
         for number, passage in enumerate(cut[: settings.passages]):
-            yield Passage(document, number, title, passage)
+            yield Passage(document, patient, number, title, passage)
 
 
 def passages(text: str, most: int) -> list[str]:

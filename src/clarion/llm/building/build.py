@@ -14,7 +14,7 @@ from typing import Any
 
 from clarion.data.splits import patient_order
 from clarion.errors import DataError, UsageError
-from clarion.llm.building.asking import PROMPTS_VERSION, Passage, document_file, read_passages, request, request_key
+from clarion.llm.building.asking import PROMPTS_VERSION, Passage, document_files, read_passages, request, request_key
 from clarion.llm.building.replies import Replies, fields, read_reply
 from clarion.llm.building.settings import BuildSettings
 from clarion.llm.building.validation import REASONS, Dropped, validate
@@ -34,30 +34,33 @@ Generate = Callable[[list[list[Message]]], list[str]]
 def build_instructions(settings: BuildSettings, generate: Generate, out: Path) -> dict[str, Any]:
     """Ask, validate, drop near copies, split by document, write; returns the card (also out/card.json).
 
-    generate: conversations -> replies in order; its attribute `identity` (a dict) goes into the card and the cache.
+    generate: conversations -> replies in order; its attribute `identity` (a dict) goes into the card and the cache,
+    `truncated` (a list of bool, of its last call) into the card.
     Replies are kept in out/replies.jsonl, so that the same command goes on after a stop and repeats no question.
     Raises UsageError for settings that cannot work, DataError where no question is left or too few documents have any
     to fill the splits (card.json is written all the same)."""
-    path = document_file(str(settings.documents))
-    asked = list(read_passages(path, settings))
-    documents = {p.document for p in asked}
+    files = document_files(str(settings.documents))
+    asked = list(read_passages(files, settings))
+    documents, patients = {p.document for p in asked}, {p.patient for p in asked}
     wanted = [name for name, share in settings.splits.items() if share > 0]
     if not asked:
-        raise DataError(f"{path.name} holds no passage of {settings.least_words} words; lower least_words.")
-    if len(documents) < len(wanted):
-        raise UsageError(f"{len(documents)} document(s) cannot fill {', '.join(wanted)}: give more, or other splits.")
+        raise DataError(f"{settings.documents} holds no passage of {settings.least_words} words; lower least_words.")
+    if len(patients) < len(wanted):
+        units = f"{len(patients)} patients" if len(patients) < len(documents) else f"{len(documents)} document(s)"
+        raise UsageError(f"{units} cannot fill {', '.join(wanted)}: give more, or other splits.")
     out.mkdir(parents=True, exist_ok=True)
     identity = dict(getattr(generate, "identity", {}))
-    replies, reused = _ask(asked, settings, generate, identity, out)
+    replies, counts = _ask(asked, settings, generate, identity, out)
     drops: dict[str, Counter] = {kind: Counter() for kind in settings.kinds}
     items = list(_valid(replies, settings, drops))
     made = Counter(item["kind"] for item in items)
     items = _without_copies(items, settings, drops)
     card: dict[str, Any] = {
         "documents": len(documents),
+        "patients": len(patients),
         "passages": len(asked),
         "requests": len(replies),
-        "replies_reused": reused,
+        **counts,
         "valid": {kind: made[kind] for kind in settings.kinds},
         "kept": {kind: sum(i["kind"] == kind for i in items) for kind in settings.kinds},
         "dropped": {kind: {r: drops[kind][r] for r in REASONS if drops[kind][r]} for kind in settings.kinds},
@@ -79,23 +82,31 @@ def build_instructions(settings: BuildSettings, generate: Generate, out: Path) -
     if groups < len(wanted):
         why = "; ".join(f"{n} {REASONS[r]}" for r, n in sum(drops.values(), Counter()).most_common(3))
         raise DataError(
-            f"valid questions are left of {groups} document(s), too few for {', '.join(wanted)} ({why}); see "
-            "card.json; take a better generator or more documents."
+            f"valid questions are left of {groups} document(s) or patients, too few for {', '.join(wanted)} ({why}); "
+            "see card.json; take a better generator or more documents."
         )
     splits = split_documents(items, settings.splits, settings.seed)
     for split, rows in splits.items():
         if rows:
             text = "".join(json.dumps(_row(item), ensure_ascii=False) + "\n" for item in rows)
             write_atomic(out / f"{split}.jsonl", text)
-    card["splits"] = {s: {"items": len(r), "documents": len({i["patient_id"] for i in r})} for s, r in splits.items()}
+    card["splits"] = {
+        split: {
+            "items": len(rows),
+            "documents": len({i["document"] for i in rows}),
+            "patients": len({i["patient_id"] for i in rows}),
+        }
+        for split, rows in splits.items()
+    }
     write_atomic(out / "card.json", to_json(card))
     return card
 
 
 def _ask(
     asked: list[Passage], settings: BuildSettings, generate: Generate, identity: dict[str, Any], out: Path
-) -> tuple[list[tuple[Passage, str, str]], int]:
-    """(passage, kind, reply) of every request, in their order, and how many replies were there already."""
+) -> tuple[list[tuple[Passage, str, str]], dict[str, int]]:
+    """(passage, kind, reply) of every request, in their order; how many replies were there already, and how many were
+    cut off at the token limit."""
     from tqdm import tqdm
 
     store = Replies(out)
@@ -109,9 +120,13 @@ def _ask(
             answers = generate(list(batch.values()))
             if len(answers) != len(batch):
                 raise DataError(f"the generator gave {len(answers)} answers to {len(batch)} requests.")
-            store.add(dict(zip(batch, answers, strict=True)))
+            cut = getattr(generate, "truncated", None) or [False] * len(batch)
+            store.add(dict(zip(batch, answers, strict=True)), [key for key, c in zip(batch, cut, strict=True) if c])
             bar.update(len(batch))
-    return [(p, kind, store.known[key]) for (p, kind, _), key in zip(requests, keys, strict=True)], reused
+    return [(p, kind, store.known[key]) for (p, kind, _), key in zip(requests, keys, strict=True)], {
+        "replies_reused": reused,
+        "replies_truncated": len(store.truncated & set(keys)),
+    }
 
 
 def _valid(
@@ -129,7 +144,8 @@ def _valid(
                 drops[kind][drop.reason] += 1
                 continue
             identifier = f"{passage.document}-{passage.number}-{kind}-{number}"
-            item |= {"id": identifier, "patient_id": passage.document, "source": passage.title}
+            item |= {"id": identifier, "document": passage.document, "patient_id": passage.patient}
+            item["source"] = passage.title
             yield _shuffled(item, settings.seed) if kind == "mcqa" else item
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ _OPTIONS = ("options", "choices", "선택지", "보기")
 
 
 class Replies:
-    """replies.jsonl in a folder: prompt key -> reply text. Appended as replies come, so that a build goes on where it
+    """replies.jsonl in a folder: prompt key -> reply text; truncated: keys of those that were cut off at the token
+    limit. Appended as replies come, so that a build goes on where it
     was stopped; a line that a kill cut short is left out."""
 
     def __init__(self, folder: Path):
         self.path = folder / "replies.jsonl"
         self.known: dict[str, str] = {}
+        self.truncated: set[str] = set()
         if self.path.is_file():
             whole = self.path.read_bytes()
             end = whole.rfind(b"\n") + 1
@@ -34,14 +36,19 @@ class Replies:
                 try:
                     row = json.loads(line)
                     self.known[row["key"]] = row["text"]
+                    if row.get("truncated"):
+                        self.truncated.add(row["key"])
                 except (json.JSONDecodeError, KeyError, TypeError):
                     raise DataError(f"{self.path} is damaged; delete it to ask again.") from None
 
-    def add(self, replies: Mapping[str, str]) -> None:
+    def add(self, replies: Mapping[str, str], truncated: Collection[str] = ()) -> None:
+        """replies: key -> text; truncated: which of the keys were cut off."""
         with open(self.path, "a", encoding="utf-8") as file:
             for key, text in replies.items():
-                file.write(json.dumps({"key": key, "text": text}, ensure_ascii=False) + "\n")
+                row = {"key": key, "text": text} | ({"truncated": True} if key in truncated else {})
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self.known.update(replies)
+        self.truncated.update(truncated)
 
 
 def read_reply(text: str) -> list[dict[str, Any]] | None:

@@ -18,8 +18,8 @@ KINDS = ("mcqa", "eqa")
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """documents: a jsonl file of {id, text [, title]}, or a corpus folder with documents.jsonl. generator: see
-    clarion.generating. kinds: what is asked of every passage; per_passage: how many of each; options: of a
+    """documents: a jsonl file of {id, text [, title, patient_id]}, or a corpus folder (documents*.jsonl). generator:
+    see clarion.generating. kinds: what is asked of every passage; per_passage: how many of each; options: of a
     multiple-choice question. passage_words: documents are cut at paragraphs into passages of at most so many words,
     shorter ones than least_words are left out; passages: at most so many of a document. language: of the questions.
     grounded: least share of the answer's content words that must stand in the passage; near: Jaccard from which two

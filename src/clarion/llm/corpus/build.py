@@ -1,6 +1,6 @@
 """The build of a corpus: tasks through the workers, duplicates out, long documents summarised, shards and card written.
 
-OUT/documents-00000.jsonl ...   one document a line: id, text, title, source, format, licence, language, tokens, ...
+OUT/documents-00000.jsonl ...   one document a line: id, text, title, source, patient_id, format, licence, ...
 OUT/duplicates.jsonl            which document repeats which row of the corpus, and how much
 OUT/card.json card.md           what it is made of, what was left out and why
 OUT/manifest.json               written last: its presence means complete
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from clarion.data.filecache import digest_files
 from clarion.data.fingerprint import fingerprint_items
-from clarion.data.pseudonym import pseudonyms
+from clarion.data.pseudonym import pseudonyms, write_mapping
 from clarion.errors import DataError, UsageError
 from clarion.llm.corpus import card
 from clarion.llm.corpus.dedup.deduplicate import Deduplicator
@@ -38,7 +38,7 @@ from clarion.llm.corpus.worker import Finished, Result, peak_mb
 from clarion.record import environment, now, read_json, to_json, write_atomic
 
 log = logging.getLogger(__name__)
-VERSION = "1"  # raise when the same settings give other documents: an older unfinished build is not continued
+VERSION = "2"  # raise when the same settings give other documents: an older unfinished build is not continued
 EXAMPLES = 50  # problems that the card of a public corpus names
 
 
@@ -115,6 +115,7 @@ class _Build:
         self.tally = Tally()
         self.ids: set[int] = set()
         self.worker_mb = 0.0
+        self.hidden: dict[str, str] | None = None  # file -> pseudonym, once a private one must be named
         self.began = self.committed = time.monotonic()
 
     def run(self, state: dict[str, Any]) -> dict[str, Any]:
@@ -158,11 +159,24 @@ class _Build:
             getattr(tally, name).update(getattr(result, name))
         for problem in result.problems:
             tally.problems[problem.reason] += 1
-            log.warning("%s %s", problem.name, problem.text)
+            log.warning("%s %s", self._shown(problem.name), problem.text)
             if self.spec["kind"] == "public" and len(tally.problem_examples) < EXAMPLES:
                 tally.problem_examples.append(f"{problem.name} {problem.text}")
         for finished in result.finished:
             self._place(finished)
+
+    def _shown(self, name: str) -> str:
+        """How a message names a file: a private one by its number and pseudonym, because names of files may be a
+        patient's and messages end up in logs. The way back is in the cache (clarion.data.pseudonym)."""
+        if self.spec["kind"] == "public":
+            return name
+        if self.hidden is None:
+            self.hidden = pseudonyms({file.name for file in self.files}, "F")
+            scope = "corpus-files-" + self.identity[:12]
+            log.warning("private files are named by number and pseudonym; %s says which they are",
+                        write_mapping(scope, {"file": self.hidden}).name)  # fmt: skip
+        number = next((k for k, file in enumerate(self.files, 1) if file.name == name), 0)
+        return f"file {number} of {len(self.files)} ({self.hidden[name]})"
 
     def _place(self, finished: Finished) -> None:
         """Drop a duplicate, else summarise what is too long and write the row."""
@@ -224,6 +238,14 @@ class _Build:
         write_atomic(self.work / "state.json", to_json(state))
         self.committed = time.monotonic()
 
+    def _peak_mb(self) -> dict[str, float]:
+        """Peaks of the processes, MB resident; together: as if all had theirs at one moment, the upper bound.
+
+        workers=0 works in the main process, whose peak is then all there is."""
+        main, workers = peak_mb(), self.spec["workers"]
+        found = {"main": main, "largest_worker": self.worker_mb, "together": main + workers * self.worker_mb}
+        return {name: round(value, 1) for name, value in found.items()}
+
     def _finish(self, read_before: int, characters_before: int) -> dict[str, Any]:
         tally = self.tally
         if not tally.documents:
@@ -256,7 +278,7 @@ class _Build:
             "seconds": round(seconds, 2),
             "documents_per_s": round(read / seconds, 1),
             "megacharacters_per_s": round(megabytes / seconds, 3),
-            "peak_mb": {"main": round(peak_mb(), 1), "largest_worker": round(self.worker_mb, 1)},
+            "peak_mb": self._peak_mb(),
             "workers": self.spec["workers"],
             **environment(),
         }
@@ -264,7 +286,7 @@ class _Build:
         shutil.rmtree(self.work)
         log.info(
             "%d documents read, %d written (%d tokens) in %.1f s: %.0f documents/s, %.2f million characters/s, "
-            "peak memory %.0f MB (main) + %.0f MB (largest worker)",
+            "peak memory %.0f MB (main) + %.0f MB (largest worker), at most %.0f MB together",
             sum(tally.read.values()), tally.documents, tally.tokens, seconds, manifest["documents_per_s"],
             manifest["megacharacters_per_s"], *manifest["peak_mb"].values(),
         )  # fmt: skip

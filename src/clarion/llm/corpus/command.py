@@ -16,14 +16,14 @@ def build_from_conf(
     out: str | None,
     resume: bool,
     overrides: list[str],
-    open_generator: Callable[[Any, str], Generate | None],
+    open_generator: Callable[[Any, str, str], Generate | None],
     tokenizer_file: Callable[[str, str], Path],
 ) -> tuple[dict[str, Any], Path]:
-    """(manifest, folder). open_generator(spec, where) and tokenizer_file(name, where): clarion.generating.
+    """(manifest, folder). open_generator(spec, where, data_kind) and tokenizer_file(name, where): clarion.generating.
 
     Every mistake in the conf comes before anything is opened."""
     spec = specs.load(specs.find(conf), overrides)
-    generate = open_generator(spec["summaries"]["generator"], "summaries.generator")
+    generate = open_generator(spec["summaries"]["generator"], "summaries.generator", spec["kind"])
     tokenizer = None if spec["tokens"] == "words" else tokenizer_file(spec["tokens"], "tokens")
     name = re.sub(r"[^\w.-]+", "_", spec["name"])
     folder = Path(out).expanduser() if out else Path(f"corpus-{name}")

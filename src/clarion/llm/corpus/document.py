@@ -9,7 +9,7 @@ from typing import Any
 @dataclass
 class Document:
     """id: unique in the corpus; text: paragraphs separated by a blank line; meta: what the reader knows beside the
-    text (mesh: headings, keywords, journal, year, language, licence, pages)."""
+    text (patient_id, mesh: headings, keywords, journal, year, language, licence, pages)."""
 
     id: str
     text: str
@@ -21,7 +21,8 @@ class Document:
 @dataclass(frozen=True)
 class Problem:
     """A file or record that gave no document. reason: a short name, counted in the card (encrypted, scanned, broken,
-    too_large, no_text, crashed); name: the user's own name of it, for the screen only; text: one sentence with the
+    too_large, no_text, no_patient,
+    crashed); name: the user's own name of it, for the screen only; text: one sentence with the
     fix, without that name."""
 
     reason: str

@@ -68,6 +68,7 @@ SOURCE: dict[str, Field] = {
     "text_field": _text(None, null=True),
     "title_field": _text(None, null=True),
     "id_field": _text(None, null=True),
+    "patient_field": _text(None, null=True),
 }
 SCHEMA: dict[str, Any] = {
     "name": _text("corpus"),

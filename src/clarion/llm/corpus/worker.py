@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from clarion.data.paths import nfc
 from clarion.llm.corpus.clean import clean
 from clarion.llm.corpus.document import Document, Problem, Unreadable
 from clarion.llm.corpus.filters import reason_to_drop
@@ -131,9 +132,14 @@ class Worker:
         may be a patient's."""
         source = self.spec["sources"][file.source]["name"]
         name = f"{source}:{given}" if given else f"{source}/{file.name}" + ("" if number is None else f"#{number + 1}")
-        if self.spec["kind"] == "public":
-            return name
-        return "D-" + hashlib.blake2b(name.encode(), key=self.secret.encode()[:64], digest_size=8).hexdigest()
+        return name if self.spec["kind"] == "public" else "D-" + self._keyed(name)
+
+    def _patient(self, given: str) -> str:
+        """A patient's identifier: as given, or for private documents a keyed hash, the same in all sources."""
+        return given if self.spec["kind"] == "public" else "P-" + self._keyed(f"patient\0{nfc(given)}")
+
+    def _keyed(self, text: str) -> str:
+        return hashlib.blake2b(text.encode(), key=self.secret.encode()[:64], digest_size=8).hexdigest()
 
     # -- one document
 
@@ -156,6 +162,8 @@ class Worker:
                 result.languages_dropped[language or "none"] += 1
                 return "language"
         row: dict[str, Any] = {"id": document.id, "text": text, "title": title, "source": source["name"]}
+        if patient := document.meta.get("patient_id"):
+            row["patient_id"] = self._patient(patient)
         if spec["ophthalmology"]["threshold"] is not None:
             from clarion.llm.corpus.eye import eye_score
 

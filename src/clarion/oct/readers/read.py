@@ -111,10 +111,10 @@ def _read_folder(folder: Path, asked: Asked) -> Volume:
         raise DataError(f"The folder is empty: give {FORMATS}.")
     if len(files) > _MAX_FILES:
         raise DataError(f"The folder holds {len(files)} files: give the folder of one eye's scan.")
+    if any(not p.resolve().is_relative_to(folder.resolve()) for p in files):  # before any of them is opened
+        raise DataError("The folder holds links to files outside it: copy them into it.")
     pictures = [p for p in files if heyex.is_picture(p)]
     known = {p: reader for p in files if p.suffix.lower() not in heyex.SUFFIXES and (reader := _format(p))}
-    if known and any(not p.resolve().is_relative_to(folder.resolve()) for p in known):
-        raise DataError("The folder holds links to files outside it: copy them into it.")
     if any(reader is dicom_opt for reader in known.values()):
         others = {r for r in known.values() if r is not dicom_opt}
         if others:

@@ -11,6 +11,7 @@ the projection of B-scan 1 both fit row 0 best), so nothing is turned over here.
 from __future__ import annotations
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,8 @@ def _chunks(raw: bytes, path: Path) -> dict[str, list[bytes]]:
         (size,) = struct.unpack_from("<I", raw, at + 1 + length)
         at += 5 + length
         if at + size > len(raw):
-            raise bad_file(path, f"is cut off in its part {name[:24]}")
+            shown = name[:24] if re.fullmatch(r"[@A-Z0-9_]+", name) else "of no known name"
+            raise bad_file(path, f"is cut off in its part {shown}")
         found.setdefault(name, []).append(raw[at : at + size])
         at += size
     return found

@@ -66,9 +66,20 @@ _STREET = re.compile(
     rf"{_STREET_NAME}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Terrace|Way|Highway"
     rf"|Hwy|Square|Parkway|Pkwy|Circle|Cir|Trail|Turnpike)\b\.?{_STREET_REST}"
 )
+# The rarer street suffixes of the USPS (Publication 28, appendix C1) and British ones that are no words of clinical
+# text ("24 Goldmann Fields"); their number has two digits or more.
+_RARE_STREET = re.compile(
+    rf"(?<!\w){_STREET_NAME.replace('1,5', '2,5').replace('1,4', '1,2')}(?:Alley|Arcade|Bayou|Bend|Bluffs?|Bypass|"
+    rf"Camp|Canyon|Causeway|Close|Common|Cove|Creek|Crescent|Crossing|Crossroads?|Dale|Estates?|Expressway|Freeway|"
+    rf"Gardens?|Gateway|Glens?|Green|Groves?|Harbors?|Heights|Hills?|Hollow|Isle|Junctions?|Knolls?|Landing|Lodge|Loop|"
+    rf"Manors?|Meadows?|Mews|Mills?|Motorway|Mountains?|Orchard|Oval|Overpass|Parks?|Pike|Pines?|Plains?|Plaza|Prairie|"
+    rf"Ranch|Ridges?|Row|Shoals?|Shores?|Skyway|Springs?|Spurs?|Summit|Throughway|Tracks?|Underpass|Valleys?|Viaduct|"
+    rf"Villages?|Vista|Walks?)\b{_STREET_REST}"
+)
 # whatever the street is called, after a word that says where somebody lives or before an apartment
 _HOME = re.compile(
-    rf"(?:\b(?i:lives|living|resid\w+|address|home|located|moved)\b(?:[ ]+(?:at|in|to|is))?[ :]+)(?P<value>"
+    rf"(?:\b(?i:lives|living|resid\w+|address|home|located|moved)\b(?:[ ]+(?:(?:at|in|to|is|on)|(?:on|of|for)[ ]+"
+    rf"(?:record|file|correspondence)))?[ :]+)(?P<value>"
     rf"{_STREET_NAME.replace('{1,4}', '{0,4}')}[A-Z][A-Za-z'’-]+{_STREET_REST})"
 )
 _APARTMENT = re.compile(rf"(?P<value>{_STREET_NAME}(?:Apt|Apartment|Suite|Ste|Unit)\.?[ ]*[\w-]+)")
@@ -78,7 +89,7 @@ _PROVINCE = (
 )
 _KOREAN_ADDRESS = re.compile(
     rf"{_PROVINCE}\s+(?:[가-힣]{{1,5}}(?:시|군|구)\s+){{1,2}}"
-    r"(?:[가-힣]{1,5}(?:읍|면)\s+)?[가-힣A-Za-z0-9·.]{1,12}?(?:대로|로|길|동|가|리)(?:\s?\d{1,4}(?:번?길|가))?"
+    r"(?:[가-힣]{1,5}(?:읍|면)\s+)?[가-힣A-Za-z0-9·.]{1,12}?(?:대로|로|길|동|가|리)(?![가-힣0-9]{0,8}(?:로|길|거리|가)\s?\d)(?:\s?\d{1,4}(?:번?길|가))?"
     r"(?:\s*(?:지하\s?)?\d{1,5}(?:-\d{1,4})?(?:번지)?)?(?:,?\s*[가-힣0-9]{1,10}(?:동|아파트|빌라|오피스텔)(?![가-힣]))?"
     r"(?:,?\s?\([가-힣0-9, ]{1,25}\))?"
     r"(?:\s*\d{1,4}동)?(?:\s*\d{1,5}호)?"
@@ -106,7 +117,7 @@ def find_addresses(text: str) -> Iterator[Span]:
     """US street addresses and Korean addresses (province, district, road or lot)."""
     if not re.search(r"\d", text):
         return
-    for pattern in (_STREET, _KOREAN_ADDRESS):
+    for pattern in (_STREET, _RARE_STREET, _KOREAN_ADDRESS):
         yield from (Span(m.start(), m.end(), "ADDRESS") for m in pattern.finditer(text) if re.search(r"\d", m[0]))
     for pattern in (_HOME, _APARTMENT):
         yield from (Span(*m.span("value"), "ADDRESS") for m in pattern.finditer(text))

@@ -58,10 +58,15 @@ _LOWERED = re.compile(
     r"\b(?:patient|pt|son|daughter|wife|husband|mother|father|spoke (?:to|with)|discussed with|seen by|named|called)"
     r"[ \t]+(?P<first>[a-z]{3,12})[ \t]+(?P<last>[a-z]{2,14})\b"
 )
+_LOWERED_TITLE = re.compile(
+    r"\b(?:dr|mr|mrs|ms|mx|prof)\b\.?[ \t]+"  # "nurse", "sister", "doctor" are words too
+    r"(?P<first>[a-z][a-z'’-]{1,14})(?:[ \t]+(?P<last>[a-z][a-z'’-]{1,14}))?(?![\w])"
+)
 _NO_PART = frozenset(
     "dob mrn age sex id date od os ou md phd rn do gender tel phone fax and the with for was is on at in eye eyes "
     "clinic".split()
 )
+_FUNCTION = frozenset("and or the a an is was has had will who of for to in at on with".split())
 _EPONYM_AFTER = re.compile(
     r"(?:['’]s?)?[ \t-]+(?:[a-z]+[ \t-]+){0,2}?(?:disease|syndrome|sign|layer|membrane|capsule|gland|muscle|nerve|"
     r"tubercle|phenomenon|dystroph\w+|degeneration|retinopathy|cell|cells|ring|rings|line|lines|spot|spots|test|tests|chart|charts|scale|score|"
@@ -91,7 +96,7 @@ def listed(name: str) -> frozenset[str]:
 
 def find_names_en(text: str) -> Iterator[Span]:
     """Names of persons in a text, parts of a document's names again wherever they stand."""
-    if not re.search(r"[A-Z]", text):
+    if not re.search(r"[A-Za-z]", text):
         return
     # What the document itself writes in lower case is an ordinary word of its language.
     words = listed("words_en") | listed("eponyms") | frozenset(_LOWER.findall(text))
@@ -187,6 +192,14 @@ def _initials_and_acts(text: str, words: frozenset[str]) -> Iterator[tuple[int, 
             yield match.start() - len(before[0]), match.end()
         elif word in given and word not in words and not match[0].isupper():
             yield match.span()
+    given_or_surname = given | surnames
+    for match in _LOWERED_TITLE.finditer(text):
+        common = listed("words_en") | _FUNCTION
+        first, last = match["first"], match["last"] or ""
+        if first in common and first not in given_or_surname:
+            continue
+        whole = last and last in given_or_surname and last not in common
+        yield match.start("first"), match.end("last") if whole else match.end("first")
     for match in _LOWERED.finditer(text):
         if match["first"] in given - listed("words_en") and match["last"] in surnames:
             yield match.start("first"), match.end("last")

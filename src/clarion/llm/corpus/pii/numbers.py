@@ -43,6 +43,29 @@ _LABELLED_ID = re.compile(
     r"(?P<value>[A-Za-z]{0,5}[-–/]?\d[\dA-Za-z]*(?:[-–/][\dA-Za-z]+){0,4})(?![\dA-Za-z])",
     re.I,
 )
+# Any label that announces a reference, behind words that only a number of a record follows. The value must hold three
+# digits and no unit: "reference 12 mm" and "sample 45 eyes" are none.
+_REFERENCE = re.compile(
+    r"\b(?:"
+    r"(?:our|your|their|hospital|gp|clinic|lab(?:oratory)?|patient|file|case|order|request|claim|pathology|"
+    r"histology)\s*(?:'s\s+)?(?:ref(?:erence)?|code|key|barcode)\b\.?"
+    r"|ref(?:erence)?\s*(?:no\.?|number|code|id|\#|[:：])"
+    r"|(?:specimen|sample|lab(?:oratory)?|accession|biopsy|slide|block|cassette|barcode|donor|graft|vial|tube|"
+    r"container|requisition|referral|appointment|admission|episode|invoice|claim|prescription|order|"
+    r"request|report|imaging|scan|device|implant|lens|lot|batch|serial|locker|bed|ward|wristband|consent|trial)"
+    r"(?:\s+(?:labell?ed|marked|identified|coded|numbered|registered|tagged)(?:\s+(?:as|with|by))?"
+    r"|\s*(?:id(?:entifier)?|code|no\.?|nr\.?|num(?:ber)?|ref(?:erence)?|\#|[:：]))?"
+    r"|(?:labell?ed|registered|filed|coded|archived|recorded)\s+(?:as|under)"
+    r"|identif(?:ier|ied\s+(?:as|by))"
+    r")\s*(?:is|was)?\s*[:：#=(]?\s*"
+    r"(?P<value>(?=[A-Za-z0-9/–-]*\d{2})[A-Z]{0,5}[-–/]?\d[\dA-Z]*(?:[-–/][\dA-Z]+){0,4})(?![\w%]|[.,]\d|\s*(?:mm|um|µm|mg|ml|mL|eyes|patients|"
+    r"images|scans|years|months|days|weeks|D\b|dpt))",
+    re.I,
+)
+_REFERENCE_KO = re.compile(
+    r"(?<![가-힣])(?!전화|휴대|핸드폰|연락|팩스|카드|주민|우편|사업자)[가-힣]{1,8}\s?(?:번호|코드|바코드)(?:는|은)?\s*[:：#=(]?\s*(?P<value>[A-Za-z]{0,5}[-–/]?\d[\dA-Za-z]*(?:[-–/][\dA-Za-z]+){0,4})"
+    r"(?![\dA-Za-z])"
+)
 _LONE_ID = re.compile(r"(?<![\w-])(?:ID|Chart|No\.?|환자)\s*[:：#]\s*(?P<value>[A-Za-z]{0,4}-?\d{5,12})(?!\w)")
 
 
@@ -62,6 +85,12 @@ def find_numbers(text: str, regions: tuple[str, ...] = ("KR", "US")) -> Iterator
     for pattern in (_LABELLED_ID, _LONE_ID):
         for match in pattern.finditer(text):
             if sum(c.isdigit() for c in match["value"]) >= 3:
+                yield Span(match.start("value"), match.end("value"), "ID")
+    for pattern in (_REFERENCE, _REFERENCE_KO):
+        for match in pattern.finditer(text):
+            digits = sum(c.isdigit() for c in match["value"])
+            # a short number behind such a word may be a count or a year
+            if digits >= 5 or (digits >= 3 and re.search(r"[A-Za-z]", match["value"])):
                 yield Span(match.start("value"), match.end("value"), "ID")
     yield from _phones(text, regions)
 

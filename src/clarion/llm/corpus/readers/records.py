@@ -12,6 +12,7 @@ from clarion.llm.corpus.document import Document, Unreadable
 TEXT_FIELDS = ("text", "body", "full_text", "content", "abstract", "AbstractText", "CONTEXTS", "contexts", "passages")
 TITLE_FIELDS = ("title", "ArticleTitle", "article_title", "QUESTION")
 ID_FIELDS = ("id", "pmid", "PMID", "pmcid", "uid", "_id")
+PATIENT_FIELDS = ("patient_id", "PatientID", "subject_id")
 MESH_FIELDS = ("mesh", "MESHES", "meshes", "mesh_terms", "MeshHeadings")
 WRAPPERS = ("documents", "articles", "records", "data", "results")  # {"documents": [...]}
 _SPACE = re.compile(r"\s*")
@@ -19,8 +20,9 @@ _PIECE = 1 << 20
 
 
 def document_of(record: Any, fields: Mapping[str, Any]) -> Document:
-    """One record -> Document (id as the record gives it, "" without). fields: text_field, title_field, id_field of a
-    source, null where the usual names are to be tried. Raises Unreadable for a record without text."""
+    """One record -> Document (id as the record gives it, "" without). fields: text_field, title_field, id_field,
+    patient_field of a source, null where the usual names are to be tried. Raises Unreadable for a record without text,
+    and for one without the patient that patient_field promises: it could end up in two splits."""
     if isinstance(record, str):
         record = {"text": record}
     if not isinstance(record, dict):
@@ -39,6 +41,10 @@ def document_of(record: Any, fields: Mapping[str, Any]) -> Document:
     name = _first(record, fields["id_field"], ID_FIELDS)
     mesh = next((record[m] for m in MESH_FIELDS if isinstance(record.get(m), list)), [])
     meta = {"mesh": [str(m) for m in mesh if isinstance(m, str)]} if mesh else {}
+    if patient := _first(record, fields["patient_field"], PATIENT_FIELDS):
+        meta["patient_id"] = patient
+    elif fields["patient_field"]:
+        raise Unreadable("no_patient", f"has no {fields['patient_field']}; fill it in, or set another patient_field.")
     return Document(name, text, title, meta=meta)
 
 

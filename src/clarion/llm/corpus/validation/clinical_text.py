@@ -46,8 +46,8 @@ ENGLISH = (
     "Next visit <DATE:short>, dilation needed.",
     "Case discussed by <NAME:initials> and the on-call team.",
 )
-# Written after the rules were finished, and never used to improve them.
-ENGLISH_HELD_OUT = (
+# Held out until 2026-11-22, then used to improve the rules (record numbers, addresses, lower case): development.
+ENGLISH_SECOND = (
     "Re: <NAME:held out>, born <DATE:birth>, our reference <ID:held out>.",
     "This 67-year-old gentleman, <NAME:held out>, was kindly referred by Dr <NAME:title> of the diabetic service.",
     "Operating surgeon <NAME:held out>; assistant <NAME:held out>; anaesthesia topical.",
@@ -62,7 +62,7 @@ ENGLISH_HELD_OUT = (
     "Please book <NAME:held out> for bilateral YAG capsulotomy before <DATE:visit>.",
     "Typed by <NAME:held out> on behalf of the corneal team, <DATE:visit>.",
 )
-KOREAN_HELD_OUT = (
+KOREAN_SECOND = (
     "<DATE:visit> 수술실에서 <NAME:held out> 님의 좌안 섬유주절제술을 집도하였음.",
     "진료의뢰서: <NAME:held out> (남, 67세), 생일 <DATE:birth>, 환자번호 <ID:held out>.",
     "<NAME:held out>께서는 최근 시야가 흐려졌다고 말씀하셨다.",
@@ -75,6 +75,41 @@ KOREAN_HELD_OUT = (
     "<NAME:held out> 할머니는 녹내장 점안약을 규칙적으로 사용하지 못하였다.",
     "검체 접수번호 <ID:held out>, 접수일 <DATE:visit>.",
     "지난 <DATE:month>부터 <NAME:held out>의 좌안 시력이 저하되었다.",
+)
+# Written on 2026-11-22 before the rules were changed for the second set, and never used to change them.
+ENGLISH_HELD_OUT = (
+    "RE: <NAME:held out> (<DATE:birth>), hospital ref: <ID:held out>",
+    "Many thanks for asking me to see <NAME:held out>, a retired teacher with drusen in both eyes.",
+    "The biopsy (lab code <ID:held out>) was sent to ocular pathology on <DATE:visit>.",
+    "Your ref <ID:held out>; dictated <DATE:visit>; not signed to avoid delay.",
+    "<NAME:held out> lost vision in the right eye while driving on <DATE:visit>.",
+    "Correspondence address: <ADDRESS:held out>.",
+    "She recently moved to <ADDRESS:held out> and asks for a clinic nearer to home.",
+    "Booking <ID:held out> was cancelled by the ward.",
+    "Ms <NAME:title> could not tolerate the patch.",
+    "dr <NAME:lower title> will review the corneal ulcer tomorrow.",
+    "mrs <NAME:lower title> rang about her drops.",
+    "The keratoplasty tissue, bag <ID:held out>, came from the eye bank.",
+    "His sister <NAME:held out> interprets for him; her number is <PHONE:held out>.",
+    "Anaesthetist: <NAME:held out>. Scrub nurse: <NAME:held out>.",
+    "Results go to <EMAIL:held out> no later than <DATE:visit>.",
+    "I phoned <NAME:held out> this morning and the pain has settled.",
+    "Photographs were taken by <NAME:held out> with dilated pupils.",
+    "Sample ID <ID:held out>: culture of the vitreous, no growth after 5 days.",
+)
+KOREAN_HELD_OUT = (
+    "<NAME:held out> 어르신은 <DATE:visit> 낙상 후 안구 통증으로 응급실을 찾았다.",
+    "집도의 <NAME:held out>, 마취과 <NAME:held out>.",
+    "타원 의뢰번호 <ID:held out>, 회신일 <DATE:visit>.",
+    "<NAME:held out> 님 앞으로 온 문자에는 <PHONE:held out>로 회신하라고 되어 있었다.",
+    "딸 <NAME:held out>이 대신 약을 받아 갔다.",
+    "최근 이사한 곳은 <ADDRESS:held out>이다.",
+    "조직검사 번호 <ID:held out> 결과는 음성이었다.",
+    "안녕하세요, <NAME:held out> 과장님. 환자를 보내 드립니다.",
+    "<NAME:held out> 교수님의 소견으로는 황반원공이 의심된다.",
+    "생년월일이 <DATE:birth>인 <NAME:held out> 환아는 사시 수술을 받았다.",
+    "이메일 <EMAIL:held out>로 영상을 전송하였다.",
+    "설명 들은 사람: <NAME:held out> (배우자), 서명일 <DATE:visit>.",
 )
 ENGLISH_PLAIN = (
     "Slit lamp examination showed Descemet membrane folds and a Krukenberg spindle.",
@@ -143,19 +178,27 @@ class Planted:
     context: str
 
 
-def compose(language: str, n: int, seed: int, held_out: bool = False) -> list[tuple[str, list[Planted]]]:
-    """n documents of 6 sentences with slots and 3 without, in drawn order. held_out: of the sentences that the rules
-    were not written with. UsageError where names or Faker is absent."""
+SETS = {
+    "first": {"en": ENGLISH, "ko": KOREAN},
+    "second": {"en": ENGLISH_SECOND, "ko": KOREAN_SECOND},
+    "held_out": {"en": ENGLISH_HELD_OUT, "ko": KOREAN_HELD_OUT},
+}
+
+
+def compose(language: str, n: int, seed: int, sentences: str = "first") -> list[tuple[str, list[Planted]]]:
+    """n documents of 6 sentences with slots and 3 without, in drawn order. sentences: first, second (the rules were
+    improved on both) or held_out. UsageError for another set, and where names or Faker is absent."""
+    if sentences not in SETS:
+        raise UsageError(f"sentences={sentences}: one of {', '.join(SETS)}.")
     rng = random.Random(f"{language} {seed}")
     values = _values(language, rng)
-    known = (ENGLISH, ENGLISH_HELD_OUT) if language == "en" else (KOREAN, KOREAN_HELD_OUT)
-    slots, plain = known[held_out], ENGLISH_PLAIN if language == "en" else KOREAN_PLAIN
+    slots, plain = SETS[sentences][language], ENGLISH_PLAIN if language == "en" else KOREAN_PLAIN
     documents = []
     for _ in range(n):
-        sentences = rng.sample(slots, 6) + rng.sample(plain, 3)
-        rng.shuffle(sentences)
+        drawn = rng.sample(slots, 6) + rng.sample(plain, 3)
+        rng.shuffle(drawn)
         text, planted = "", []
-        for sentence in sentences:
+        for sentence in drawn:
             position = 0
             for match in _SLOT.finditer(sentence):
                 text += sentence[position : match.start()]
@@ -206,6 +249,8 @@ def _values(language: str, rng: random.Random) -> Callable[[str, str], str]:
             return first
         if context == "lower":
             return f"{first} {last}".lower()
+        if context == "lower title":
+            return last.lower() if rng.random() < 0.6 else f"{first} {last}".lower()
         if context == "initials":
             return f"{first[0]}. {last}"
         middle = f" {rng.choice('ABCDEFGHJKLMNPRST')}." if rng.random() < 0.2 else ""

@@ -18,11 +18,12 @@ from clarion.llm.corpus.spec import PII_TYPES
 from clarion.llm.corpus.validation.clinical_text import compose, plain_text
 
 SETTINGS = {"types": list(PII_TYPES), "dates": "all", "ner": None, "ner_score": 0.7}
+_TITLES = {"first": "", "second": ", second set of sentences", "held_out": ", sentences not seen by the rules"}
 
 
-def measure(language: str = "en", documents: int = 400, seed: int = 0, held_out: bool = False) -> dict[str, Any]:
+def measure(language: str = "en", documents: int = 400, seed: int = 0, sentences: str = "first") -> dict[str, Any]:
     """Recall by kind and context and precision by kind, on composed documents; intervals by bootstrap over documents.
-    held_out: sentences that were written after the rules and never used to improve them.
+    sentences: first or second (the rules were improved on both) or held_out (never used to improve them).
 
     A planted value counts as removed when each of its characters (blanks and marks aside) lies in a span found,
     whatever kind the span was given."""
@@ -31,7 +32,7 @@ def measure(language: str = "en", documents: int = 400, seed: int = 0, held_out:
     recalled: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)  # (document, 1 removed | 0)
     partly: Counter = Counter()
     right: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for number, (text, planted) in enumerate(compose(language, documents, seed, held_out)):
+    for number, (text, planted) in enumerate(compose(language, documents, seed, sentences)):
         found = find(text, SETTINGS)
         covered = np.zeros(len(text), bool)
         for span in found:
@@ -62,8 +63,8 @@ def measure(language: str = "en", documents: int = 400, seed: int = 0, held_out:
     names = _share(recalled["NAME", "all"], seed)
     word = {"en": "English", "ko": "Korean"}[language]
     return {
-        "part": word.lower() + ("_held_out" if held_out else ""),
-        "title": f"{word} text: personal information found" + (", sentences not seen by the rules" if held_out else ""),
+        "part": word.lower() + ("" if sentences == "first" else f"_{sentences}"),
+        "title": f"{word} text: personal information found" + _TITLES[sentences],
         "columns": [
             "kind",
             "context",
@@ -82,8 +83,8 @@ def measure(language: str = "en", documents: int = 400, seed: int = 0, held_out:
             "Composed sentences; names from the US census (package names) or Faker ko_KR, which the recognisers do not "
             "use. The sentences and the rules have one author: real records are worse. "
             + (
-                "These sentences were written after the rules."
-                if held_out
+                "These sentences were never used to improve the rules."
+                if sentences == "held_out"
                 else "The rules were improved on these sentences (other draws): see the held-out part."
             ),
             "recall: all characters of the value were removed; partly: some of them. Contexts `lower`, `first only` "
