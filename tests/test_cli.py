@@ -13,9 +13,9 @@ from clarion import cli
 def test_lists(kind, capsys):
     assert cli.main(["list", kind, "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert rows and all(r["name"] and not r["name"].startswith("_") for r in rows)
+    assert (rows or kind == "runs") and all(r["name"] and not r["name"].startswith("_") for r in rows)
     assert cli.main(["list", kind]) == 0
-    assert rows[0]["name"] in capsys.readouterr().out
+    assert not rows or rows[0]["name"] in capsys.readouterr().out
 
 
 def test_list_has_tasks(capsys):

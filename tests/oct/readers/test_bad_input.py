@@ -271,7 +271,7 @@ def pictures_of_two_sizes(folder, eye, parts, export):
     return {"path": folder, "spacing": "3.87,11.7,240"}
 
 
-@case("links to pictures outside")
+@case("links to files outside it")
 def link_to_elsewhere(folder, eye, parts, export):
     save(folder / "out" / "secret.png", parts[0][0])
     (folder / "in").mkdir()
