@@ -271,7 +271,8 @@ def test_class_weights_follow_the_counts():
 
 def test_the_four_settings_map_to_lightning():
     mapped = trainer_of("swin_nano", epochs=7, precision="bf16").library_settings()
-    assert mapped == {"max_epochs": 7, "precision": "bf16-mixed", "accelerator": "cpu", "devices": 1}
+    assert mapped == {"max_epochs": 7, "precision": "bf16-mixed", "accelerator": "cpu", "devices": 1,
+                      "use_distributed_sampler": False}  # the module deals the samples out
     with pytest.raises(UsageError, match="trainer.precision=8 is unknown"):
         trainer_of("swin_nano", precision="8").library_settings()
     with pytest.raises(UsageError, match="trainer.device=gpu is unknown"):

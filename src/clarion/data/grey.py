@@ -36,5 +36,5 @@ def read_grey(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
             return np.asarray(image)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as a picture ({error}): replace or remove it.") from error

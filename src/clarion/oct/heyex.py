@@ -156,7 +156,7 @@ def decode_picture(content: bytes, path: Path) -> np.ndarray:
             if picture.mode == "L":
                 return np.asarray(picture)
             rgb = np.asarray(picture.convert("RGB"))
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):  # ultralytics' patch of PIL asks for a package of another format
         raise _about(path, "is not a readable picture: export it again from HEYEX as BMP or PNG.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _about(path, f"is damaged or cut off ({error}): export it again from HEYEX.") from None
@@ -171,7 +171,7 @@ def is_coloured(path: Path) -> bool:
         with Image.open(path, formats=_FORMATS) as picture:
             small = picture.width * picture.height <= MAX_PIXELS
             return small and picture.mode != "L" and _coloured(np.asarray(picture.convert("RGB")))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, ImportError, Image.DecompressionBombError):
         return False
 
 

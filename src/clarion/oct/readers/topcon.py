@@ -181,7 +181,7 @@ def _jpeg2000(content: bytes, shape: tuple[int, int], path: Path) -> np.ndarray:
             if (picture.height, picture.width) != shape:
                 raise ValueError("size")
             return np.asarray(picture.convert("L"))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, ImportError, UnidentifiedImageError, Image.DecompressionBombError):
         raise bad_file(path, "holds a damaged B-scan") from None
 
 
@@ -224,7 +224,7 @@ def _fundus(chunks: dict[str, list[bytes]], field: _Field | None):
             if picture.width * picture.height > 64_000_000:
                 raise ValueError("size")
             grey = np.asarray(picture.convert("RGB"))[..., 1].copy()
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, ImportError, UnidentifiedImageError, Image.DecompressionBombError):
         return *none, [Flag("localiser_missing", "The fundus picture is damaged and was left out.")]
     left, top, right, bottom = box
     height, width = grey.shape
