@@ -41,7 +41,7 @@ def collect(runs_dir: Path, wanted: Iterable[tuple[str, Run]]) -> list[dict[str,
             "data_kind": metrics["data_kind"],
             "seed": metrics["seed"],
             "fold": (config.get("data") or {}).get("fold"),
-            "keys": {key: select(config, key) for key in keys},
+            "keys": {key: portable(key, select(config, key)) for key in keys},
             "setting": setting(config),
             "settings": shown_settings(config),
             "counts": manifest.get("data", {}).get("counts", {}),
@@ -96,6 +96,11 @@ def same(value: Any, text: str) -> bool:
     except yaml.YAMLError:
         wanted = text
     return str(value).lower() == str(wanted).lower()
+
+
+def portable(key: str, value: Any) -> Any:
+    """A value of a configuration as a record keeps it: of a run that was started from, its name and not its folder."""
+    return Path(str(value)).name if key.startswith("init_from.") and value is not None else value
 
 
 def select(config: Mapping[str, Any], dotted: str) -> Any:

@@ -371,5 +371,5 @@ def test_all_mistakes_of_a_config_at_once(tmp_path):
     (tmp_path / "mine.yaml").write_text("options: 9\nper_pasage: 2\nnear: 2\n")
     with pytest.raises(UsageError) as error:
         read_settings(str(tmp_path / "mine.yaml"))
-    assert all(s in str(error.value) for s in ("per_passage", "options=9", "near=2", "documents: name"))
+    assert all(s in str(error.value) for s in ("per_passage", "options=9", "near=2", "documents=PATH"))
     assert read_settings("documents", ["documents=x.jsonl", "options=5"]).options == 5

@@ -10,6 +10,7 @@ chosen among thousands of genes on the same patients does not: its hazards would
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ from clarion.errors import DataError, UsageError
 POOLED = ""  # the key of what is learned on all cancers together
 
 
-class CoxBaseline(BaseEstimator):
+class CoxBaseline(BaseEstimator, ABC):
     """Shared by the Cox models: subclasses learn `_learn(X, time, event)` and tell `_log_hazard(X)` [n]."""
 
     def fit(self, X: pd.DataFrame, y: Any) -> CoxBaseline:
@@ -62,11 +63,11 @@ class CoxBaseline(BaseEstimator):
         """S(t) [n, T] at times in the unit of y; beyond the last event of the training it stays as it is there."""
         return survival_at(self._log_hazard(X), self.baseline_times_, self.baseline_hazard_, times)
 
-    def _learn(self, X: pd.DataFrame, time: np.ndarray, event: np.ndarray) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _learn(self, X: pd.DataFrame, time: np.ndarray, event: np.ndarray) -> None: ...
 
-    def _log_hazard(self, X: pd.DataFrame) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def _log_hazard(self, X: pd.DataFrame) -> np.ndarray: ...
 
 
 class ClinicalCox(CoxBaseline):

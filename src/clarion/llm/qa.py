@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
@@ -40,7 +41,7 @@ def item_text(item: Item, explanation: bool = True) -> str:
     return "\n\n".join("\n".join(part.split("\n\n")) for part in parts if part and part.strip())
 
 
-class QaData:
+class QaData(ABC):
     """What all question sets share; a class of its own only says how its items are read (`load`).
 
     name, kind (phantom | public | private), seed; system: the system prompt of items without one; blind: samples of
@@ -70,13 +71,13 @@ class QaData:
         self.counts: dict[str, Any] = {}  # what reading met (dropped, corrected, ambiguous), for the card
         self.recipe: dict[str, str] = {}  # versions of generated items, for the fingerprint
 
+    @abstractmethod
     def load(self) -> dict[str, list[Item]]:
         """split -> items {id, patient_id, question, answer, system, kind, ...}; a split may be empty or absent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def source(self) -> str:
         """One sentence for the card: where the items come from."""
-        raise NotImplementedError
 
     @cached_property
     def items(self) -> dict[str, list[Item]]:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 
 
-class PhantomScans:
+class PhantomScans(ABC):
     """A folder of phantom B-scans, built once and kept in the cache, whose samples.csv has a row a B-scan.
 
     A child sets name, task, class_names, phantom_seed, eyes {split: eyes} and bscans; it answers `samples` and `truth`.
@@ -36,13 +37,13 @@ class PhantomScans:
     _rows: list[dict[str, str]] | None = None
     _folder = Path()
 
+    @abstractmethod
     def write(self, folder: Path) -> None:
         """Fill the folder: samples.csv (sample_id, patient_id, split, the groups, ...) and what else is read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self) -> Iterable[Path]:
         """What the fingerprint covers."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """Build the phantom (once) and read its table; idempotent."""
@@ -101,6 +102,7 @@ class PhantomScans:
 
     def check_files(self, report: IntegrityReport, patients: dict[str, str]) -> None:
         """Add what is wrong with the files; a folder without pictures has nothing more to check."""
+        return
 
     def fingerprint(self) -> str:
         """Hash of every file and of the splits."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -78,7 +80,7 @@ class Block(nn.Module):
         return x + self.feed(x)
 
 
-class Tabular(nn.Module):
+class Tabular(nn.Module, ABC):
     """Base: the pairs of a batch, with genes and the cancer left out at random while training."""
 
     def __init__(self, coef: torch.Tensor, source: torch.Tensor, width: int, outputs: int, dropout: float,
@@ -104,8 +106,9 @@ class Tabular(nn.Module):
         gene of each column (default: in the facts' order) -> logits float32 [B, outputs]."""
         return self.head(self.dropout(self.embed(batch))).float()
 
+    @abstractmethod
     def embed(self, batch: Batch) -> torch.Tensor:
-        raise NotImplementedError
+        """[B, width]: the layer before the last."""
 
 
 class TabularTransformer(Tabular):

@@ -59,7 +59,7 @@ class BuildSettings:
         """Everything wrong with the values, as sentences."""
         found = []
         if not self.documents:
-            found.append("documents: name a jsonl file of {id, text, title} or a corpus folder.")
+            found.append("documents: say documents=PATH, a jsonl file of {id, text} or a corpus folder.")
         if not self.kinds or set(self.kinds) - set(KINDS):
             found.append(f"kinds={list(self.kinds)}: one or both of {', '.join(KINDS)}.")
         if not isinstance(self.options, int) or not 2 <= self.options <= MOST:
