@@ -65,7 +65,7 @@ _make = None
 
 def start() -> None:
     global _make
-    from clarion.llm.corpus.dedup.deduplicate import Fingerprinter
+    from clarion.llm.corpus.dedup import Fingerprinter
 
     _make = Fingerprinter(SETTINGS)
     _make("compile, or load what was compiled")
@@ -77,7 +77,7 @@ def fingerprints(texts: list[str]) -> list:
 
 def ours(texts: list[str], workers: int) -> tuple[float, list[bool]]:
     """(seconds, which documents are duplicates): fingerprints in worker processes, the index here; no start-up."""
-    from clarion.llm.corpus.dedup.deduplicate import Deduplicator
+    from clarion.llm.corpus.dedup import Deduplicator
 
     batches = [texts[k : k + BATCH] for k in range(0, len(texts), BATCH)]
     with tempfile.TemporaryDirectory() as folder:

@@ -136,6 +136,34 @@ def test_the_system_prompt_of_the_run_and_its_stop_token(brief):
     assert answer["answer"] == expected.values["text"] == "Yes"
 
 
+def test_items_with_system_prompts_of_their_own(brief, run, tmp_path, capsys):
+    """What the training used most is asked with, others are spoken of, and --system wins."""
+    record = json.loads((brief / "checkpoints/best/clarion.json").read_text())["system_prompts"]
+    assert record == {"rows": 32, "distinct": 1, "most": [{"text": BRIEF, "rows": 32}]}
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for split, count in (("train", 9), ("val", 2), ("test", 2)):
+        rows = [{"question": f"{split} question {k}?", "answer": "Yes"} for k in range(count)]
+        for row in rows[: count * 2 // 3]:
+            row["system"] = "Say yes."
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    argv = ["model=llama_tiny", "data=instruct_jsonl", f"data.root={folder}", "data.kind=public", "trainer.epochs=1",
+            "trainer.device=cpu", "model.architecture.num_hidden_layers=1",
+            "model.generation.max_new_tokens=4"]  # fmt: skip
+    assert launch.train([*argv, f"runs_dir={tmp_path}"]) == 0
+    mixed = next(tmp_path.glob("*/metrics.json")).parent
+    capsys.readouterr()
+    for model in (mixed, mixed / "checkpoints" / "best"):
+        answer = asking.ask("Is it?", str(model))
+        assert answer["messages"] == prompt_messages("Is it?", "Say yes.")
+        said = capsys.readouterr().err
+        assert "2 system prompts" in said and "(6 of 9 rows): `Say yes.`. --system" in said
+    assert cli.main(["ask", "Is it?", "--model", str(mixed), "--system", "Other.", "--format", "json"]) == 0
+    out = capsys.readouterr()
+    assert json.loads(out.out)["messages"] == prompt_messages("Is it?", "Other.") and "system prompts" not in out.err
+    assert asking.ask("Is it?", str(mixed), system="")["messages"] == prompt_messages("Is it?", None)
+
+
 def test_the_system_prompt_of_the_config_is_the_published_one():
     from clarion.config import compose_config
 

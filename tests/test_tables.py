@@ -330,6 +330,70 @@ def test_a_column_may_name_its_own_run_and_evaluator(tmp_path, monkeypatch):
     assert (first["pubmedqa"], first["essay"], first["essay_n"]) == ("0.8", "0.3", "10")
 
 
+def test_what_a_checkpoint_says_of_its_adapter_is_a_column(tmp_path):
+    """experiments/structured_lora: both books apart, the share inside and the effective rank, the mean of its seeds."""
+    rates = {"hallucination_rate": 0.4, "hallucination_rate_open_book": 0.3, "hallucination_rate_closed_book": 0.7}
+    for seed, share in ((0, 0.2), (1, 0.4)):
+        run = recorded(tmp_path, "smollm2_135m_plain_matched", "erm_grounding", seed)
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["evaluators"] = {"grounding": {"metrics": {k: entry(v) for k, v in rates.items()}}}
+        (run / "metrics.json").write_text(to_json(metrics))
+        (run / "checkpoints" / "best").mkdir(parents=True)
+        structure = {"variant": "plain_matched", "share_inside": share, "effective_rank": 7.5, "parameters": 1000,
+                     "by_layer": [{"name": "a"}]}  # fmt: skip
+        (run / "checkpoints" / "best" / "clarion.json").write_text(to_json({"structure": structure}))
+    table = tables.build("structured_lora", [tmp_path])
+    plain = next(dict(zip(tables.header(table.spec), row, strict=True)) for row in tables.rendered_rows(table)
+                 if "Plain" in row[0])  # fmt: skip
+    assert plain["Hallucination rate open-book"].startswith("0.300 [")
+    assert plain["Hallucination rate closed-book"].startswith("0.700 [")
+    assert plain["Share of squared norm of dW inside the structure"] == "0.3000"
+    assert plain["Effective rank of dW (mean over layers)"] == "7.50" and plain["Free parameters"] == "1000"
+    written = list(csv.DictReader(io.StringIO(tables.render(table, "csv"))))
+    assert float(written[1]["structure.share_inside"]) == pytest.approx(0.3)
+    assert "by_layer" not in tables.render(table, "json")
+
+
+def coded(folder, leaf: float, seed: int = 0):
+    """A run of experiments/ophtimus_v2_tx whose evaluator also scored the cases with seen and unseen diagnoses."""
+    run = recorded(folder, "rule_codes", "case_reports", seed)
+    metrics = json.loads((run / "metrics.json").read_text())
+    parts = {"seen": {"leaf_f1": entry(leaf + 0.1, 200, 190)}, "unseen": {"leaf_f1": entry(leaf - 0.1, 210, 180)}}
+    scores = {"leaf_f1": entry(leaf, 410, 370), "case_leaf_f1": entry(0.9)}
+    metrics["evaluators"] = {"coding": {"metrics": scores, "subgroups": {"diagnoses": parts, "language": {}}}}
+    (run / "metrics.json").write_text(to_json(metrics))
+    return run
+
+
+def test_columns_of_subgroups(tmp_path, monkeypatch):
+    """Their figures, n and seeds are theirs; where a run has none, the cell stays empty; they outlive the run."""
+    coded(tmp_path / "runs", 0.5)
+    coded(tmp_path / "runs", 0.6, seed=1)
+    source, target = tables.experiments_dir() / "ophtimus_v2_tx", tmp_path / "experiments" / "ophtimus_v2_tx"
+    target.mkdir(parents=True)
+    for name in ("table.yaml", "published.csv"):
+        shutil.copy(source / name, target / name)
+    monkeypatch.chdir(tmp_path)
+
+    def row() -> dict:
+        found = [dict(zip(tables.header(table.spec), r, strict=True)) for r in tables.rendered_rows(table)]
+        return next(r for r in found if r["Model"].startswith("Rules"))
+
+    table = tables.build("ophtimus_v2_tx", [tmp_path / "runs"])
+    assert row()["Leaf F1, seen"] == "0.650 [0.580, 0.700] (n 200)"
+    assert row()["Leaf F1, unseen"] == "0.450 [0.380, 0.500] (n 210)"
+    assert row()["Leaf F1, all"].startswith("0.550 [") and row()["n"] == "410 (370 patients)"
+    assert row()["Category F1, unseen"] == tables.MISSING
+    tables.write(table, target / "results")
+    shutil.rmtree(tmp_path / "runs")
+    table = tables.build("ophtimus_v2_tx", [])
+    assert row()["Leaf F1, unseen"].startswith("0.450 [")
+    written = list(csv.DictReader(io.StringIO(tables.render(table, "csv"))))
+    rule = next(r for r in written if r["label"].startswith("Rules"))
+    assert (rule["leaf_f1_unseen_n"], rule["n"]) == ("210", "410")
+    assert float(rule["leaf_f1_seen"]) == pytest.approx(0.65)
+
+
 def test_values_of_a_configuration_are_compared_as_written():
     assert all(
         same(*pair) for pair in ((None, "null"), ([], "[]"), (True, "true"), ("BLCA", "blca"), (10, "10"), (0, "*"))

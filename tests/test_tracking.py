@@ -70,6 +70,48 @@ def test_local_resume_has_no_doubled_steps(tmp_path):
         )
 
 
+@pytest.mark.parametrize("torn", [b'{"step": 2, "los', b'{"step": 2, "a\xec\x98', b"{", b'{"step": 2}\x00\x00'])
+def test_a_torn_last_line_is_cut_off_and_said_once(tmp_path, caplog, torn):
+    path = tmp_path / "metrics.jsonl"
+    first = LocalTracker(tmp_path)
+    for step in range(2):
+        first.log({"loss": float(step)}, step)
+    first.finish()
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert [row["step"] for row in read_jsonl(path)] == [0, 1]  # a page of the killed run
+    assert path.read_bytes() == whole + torn  # reading mends nothing: the run may still be writing
+    assert "1 unreadable line(s) left out" in caplog.text
+
+    caplog.clear()
+    second = LocalTracker(tmp_path)
+    assert path.read_bytes() == whole
+    assert [r.message for r in caplog.records] == [
+        "metrics.jsonl: its last line was torn by the end of the earlier process and is dropped."
+    ]
+    for step in (2, 3):
+        second.log({"loss": float(step)}, step)
+    assert [(row["step"], row["loss"]) for row in map(json.loads, path.read_text().splitlines())] == [
+        (step, float(step)) for step in range(4)
+    ]
+
+
+def test_a_run_that_only_has_a_torn_line_starts_clean(tmp_path):
+    """Nothing earlier can be read, so that lines are appended: without the cut the first would be lost."""
+    (tmp_path / "metrics.jsonl").write_text('{"st')
+    LocalTracker(tmp_path).log({"loss": 1.0}, 0)
+    (row,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert row["loss"] == 1.0
+
+
+def test_a_whole_last_line_without_its_break_is_kept(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "time": 1.0, "loss": 2.0}')
+    tracker = LocalTracker(tmp_path)
+    tracker.log({"loss": 1.0}, 1)
+    assert [row["loss"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [2.0, 1.0]
+    assert "torn" not in caplog.text
+
+
 def test_local_resume_keeps_other_metrics_of_the_seam(tmp_path):
     first = LocalTracker(tmp_path)
     first.log({"train/loss": 1.0, "lr": 0.1}, 4)

@@ -10,6 +10,7 @@ from clarion.errors import UsageError
 from clarion.findings import read_document
 
 MAX_QUESTION = 20_000  # characters
+SHOWN = 200  # characters of a system prompt in a message
 LISTED = (100, 40, 20, 10, 5)  # findings that a prompt lists, tried in turn until it fits
 
 
@@ -20,11 +21,13 @@ def ask(
     max_new_tokens: int | None = None,
     device: str = "auto",
     out: Any = None,
+    system: str | None = None,
 ) -> dict[str, Any]:
     """Answer in the published layout with the model's own template and stop tokens; pieces go to `out` as they come.
 
-    model: a run directory or checkpoint of task generation, whose weights answer on this machine. The system prompt is
-    the one that the run's data were given (data.system of its config). Returns {"question", "answer", "model", "hash",
+    model: a run directory or checkpoint of task generation, whose weights answer on this machine. system: a system
+    prompt ("" for none); None takes the one that the training used most, and says on stderr where it used several.
+    Returns {"question", "answer", "model", "hash",
     "trained_on", "findings" (ids that stand in the prompt), "messages" (what was asked), "warnings"}. UsageError /
     DataError come before a model is loaded where possible.
     """
@@ -36,7 +39,8 @@ def ask(
 
     trained = open_model(model, "generation", "smollm2_135m", device)
     require_streaming(trained.predictor, f"--model {model}")
-    system = system_prompt(model)
+    if system is None:
+        system = system_prompt(model)
     if max_new_tokens is not None:
         _limit(trained.predictor, max_new_tokens)
     messages, listed = grounded_messages(question, document, system), 0
@@ -65,14 +69,26 @@ def ask(
 
 
 def system_prompt(model: str) -> str | None:
-    """What the run's training data began with: data.system of its config; the published one for a bare checkpoint."""
+    """What most conversations of the training began with, as its checkpoint records it; a warning where there were
+    others. Without that record data.system of the run's config, and the published one for a bare checkpoint."""
     from clarion.llm.prompts import OPHTIMUS_SYSTEM
-    from clarion.record import RunRecord
+    from clarion.record import RunRecord, read_json
 
     path = Path(model).expanduser()
-    if not (path / "config.yaml").is_file():
-        return OPHTIMUS_SYSTEM
-    return RunRecord(path.resolve()).config().data.get("system", OPHTIMUS_SYSTEM)
+    record = RunRecord(path.resolve()) if (path / "config.yaml").is_file() else None
+    checkpoint = record.directory / str(record.manifest().get("checkpoint")) if record else path
+    used = read_json(checkpoint / "clarion.json").get("system_prompts")
+    if used is None:
+        return record.config().data.get("system", OPHTIMUS_SYSTEM) if record else OPHTIMUS_SYSTEM
+    first = used["most"][0]
+    if used["distinct"] > 1:
+        shown = f"`{first['text'][:SHOWN]}{'...' if len(first['text']) > SHOWN else ''}`" if first["text"] else "none"
+        print(
+            f"warning: the training used {used['distinct']} system prompts; asked with the commonest "
+            f"({first['rows']} of {used['rows']} rows): {shown}. --system TEXT chooses another.",
+            file=sys.stderr,
+        )
+    return first["text"]
 
 
 def _checked(question: str) -> str:

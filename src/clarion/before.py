@@ -11,6 +11,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from clarion.errors import UsageError
+from clarion.predictions import predict, save_table
 
 log = logging.getLogger("clarion")
 FILE = "predictions/before_test.parquet"
@@ -21,7 +22,6 @@ def predict_before(cfg: DictConfig, model: Mapping[str, Any], data: Any, directo
     Raises UsageError, before anything is trained, where there is nothing to answer with or to be asked."""
     if not cfg.model.get("before") or (directory / FILE).is_file():
         return
-    from clarion.run import predict, save_table
     from clarion.trainers.pretrained import PretrainedTrainer
 
     log.info("answers of %s before it is tuned", cfg.model.name)

@@ -19,7 +19,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from clarion import config, distributed
+from clarion.building import build
 from clarion.errors import ClarionError, UsageError
+from clarion.predictions import predict, save_table
 from clarion.record import RunRecord
 
 log = logging.getLogger("clarion")
@@ -69,7 +71,6 @@ def baselines(
 def _predictions(name: str, cfg: DictConfig, data: Any, split: str, record: RunRecord) -> Any:
     import pandas as pd
 
-    from clarion.run import build, predict, save_table
     from clarion.trainers.base import Run
 
     path = record.directory / "predictions" / "baselines" / f"{split}_{name}.parquet"

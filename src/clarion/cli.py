@@ -130,10 +130,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("question", metavar="QUESTION")
     p.add_argument("--model", required=True, metavar="RUN", help="a run directory or checkpoint of a language model")
     p.add_argument("--findings", default=None, metavar="FILE", help="findings.json of `clarion quantify`")
+    p.add_argument("--system", default=None, metavar="TEXT", help="system prompt (default: the one of the training)")
     p.add_argument("--max-new-tokens", type=int, default=None, metavar="N", help="default: as the model was trained")
     p.add_argument("--format", choices=["text", "json"], default="text")
     p.add_argument("--device", default="auto")
     p.set_defaults(run=ask)
+
+    p = commands.add_parser("code", help="a clinical text -> ICD-10-CM codes with places, confidence and level chain")
+    p.add_argument("text", metavar="TEXT", help="the text, a text file, or - for standard input")
+    p.add_argument("--scope", default="eye", help="eye, a chapter (7), block or code, or all (default: eye)")
+    p.add_argument("--eye", default=None, metavar="OD|OS|OU", help="the eye of the case: another eye's findings drop")
+    p.add_argument("--no-embedding", action="store_true", help="rules alone")
+    p.add_argument("--threshold", type=float, default=None, metavar="COSINE", help="default: as calibrated")
+    p.add_argument("--format", choices=["text", "json"], default="text")
+    p.set_defaults(run=code)
 
     p = commands.add_parser("corpus", help="PDFs, PubMed XML/JSON, text and HTML -> clean, de-identified documents")
     p.add_argument("action", choices=["build"])
@@ -191,6 +201,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", required=True, metavar="FILE.parquet")
     p.add_argument("--device", default="auto")
     p.set_defaults(run=embed)
+
+    p = commands.add_parser("slides", help="whole-slide images -> tissue and places of tiles at a scale, in HDF5")
+    p.add_argument("action", choices=["tile"])
+    p.add_argument("path", metavar="PATH", help="a slide (.svs .tif .ndpi .mrxs .dcm ...) or a folder of slides")
+    p.add_argument("--out", required=True, metavar="DIR", help="S-....h5, S-....jpg and tiles.json; run again to go on")
+    p.add_argument("--mpp", type=float, default=0.5, metavar="UM", help="um a pixel of the tiles (default: 0.5)")
+    p.add_argument("--patch", type=int, default=256, metavar="PX", help="side of a tile (default: 256)")
+    p.add_argument("--overlap", type=int, default=0, metavar="PX", help="shared by neighbours (default: 0)")
+    p.add_argument("--min-tissue", type=float, default=0.5, metavar="SHARE", help="of a tile (default: 0.5)")
+    p.add_argument("--slide-mpp", type=float, default=None, metavar="UM", help="of level 0, where no file says it")
+    p.add_argument("--stain", choices=["macenko"], default=None, help="keep each slide's stains for normalising")
+    p.add_argument("--no-inks", action="store_true", help="immunostains: brown and blue are no pens there")
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="slides at once, a process each (default: 1)")
+    p.set_defaults(run=slides)
 
     p = commands.add_parser("export", help="a trained model for other programs, checked against its checkpoint")
     p.add_argument("run_directory", metavar="RUN", help="a run directory (its best checkpoint is used)")
@@ -360,9 +384,19 @@ def ask(args: argparse.Namespace) -> int:
 
     findings = Path(args.findings).expanduser() if args.findings else None
     out = sys.stdout if args.format == "text" else None
-    answer = asking.ask(args.question, args.model, findings, args.max_new_tokens, args.device, out)
+    answer = asking.ask(args.question, args.model, findings, args.max_new_tokens, args.device, out, args.system)
     if args.format == "json":
         print(json.dumps(answer, ensure_ascii=False, indent=2))
+    return 0
+
+
+def code(args: argparse.Namespace) -> int:
+    from clarion import coding
+    from clarion.record import to_json
+
+    _log_to_stderr()
+    result = coding.code_text(args.text, args.scope, args.eye, not args.no_embedding, args.threshold)
+    print(to_json(result) if args.format == "json" else coding.rendered(result), end="")
     return 0
 
 
@@ -435,6 +469,17 @@ def embed(args: argparse.Namespace) -> int:
 
     _log_to_stderr()
     summary = embed_run(Path(args.model), Path(args.out).expanduser(), args.split, args.device)
+    print(json.dumps(summary, ensure_ascii=False, indent=2))
+    return 0
+
+
+def slides(args: argparse.Namespace) -> int:
+    from clarion.cancer.slides.command import Settings, tile_folder
+
+    _log_to_stderr()
+    chosen = {k: getattr(args, k) for k in ("mpp", "patch", "overlap", "min_tissue", "slide_mpp", "stain")}
+    settings = Settings(**chosen, inks=not args.no_inks)
+    summary = tile_folder(Path(args.path).expanduser(), Path(args.out).expanduser(), settings, args.jobs)
     print(json.dumps(summary, ensure_ascii=False, indent=2))
     return 0
 

@@ -127,6 +127,14 @@ def share(batch_size: int) -> int:
     return batch_size // world_size()
 
 
+def confirm(processes: int, library: str) -> None:
+    """ClarionError unless the library trains with as many processes as were started: accelerate, wrongly launched,
+    leaves them unsynchronised, and each would train on its part of the batch alone."""
+    if processes != world_size():
+        raise ClarionError(f"{world_size()} processes were started and {library} trains with {processes}: start them "
+                           f"with torchrun --nproc_per_node {world_size()} train.py ...")  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------ coming and going
 
 

@@ -91,7 +91,7 @@ def _explain(
 
 def same_data(record: RunRecord) -> Any:
     """The data object of a run, built again from its config and checked. DataError where it is no longer the same."""
-    from clarion.run import build_data
+    from clarion.building import build_data
 
     data = build_data(record.config())
     known, now = (record.manifest().get("data") or {}).get("fingerprint"), data.fingerprint()

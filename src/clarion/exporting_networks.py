@@ -231,7 +231,7 @@ def torchscript(job: Job) -> dict[str, Any]:
 
 def safetensors(job: Job) -> dict[str, Any]:
     """The checkpoint's model.safetensors and model.json, read into a fresh network and compared."""
-    from clarion.run import build
+    from clarion.building import build
 
     model, inputs = served(job)
     expected = compared(model, inputs)

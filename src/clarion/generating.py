@@ -239,7 +239,7 @@ class LocalGenerator:
         return SftPredictor(network, tokenizer, chat, stops, self._generation(), args, seed)
 
     def _load_run(self) -> Any:
-        from clarion.run import build
+        from clarion.building import build
         from clarion.trained import open_model
 
         option = f"{self.where}.path"

@@ -33,8 +33,8 @@ def fit_genes(data: str, overrides: Sequence[str], out: Path) -> dict[str, Any]:
 
     data: a name of conf/data for survival, or a folder (data=cancer_omics data.root=FOLDER). overrides: KEY=VALUE of
     FIT, and data.KEY=VALUE of the data's config. UsageError for names and keys that are unknown."""
+    from clarion.building import build_data
     from clarion.cancer.lookup import by_cancer, fit_pancancer
-    from clarion.run import build_data
 
     chosen, fit = composition(data, overrides)
     cohort = build_data(config.compose_config(chosen)).cohort()

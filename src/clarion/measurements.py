@@ -67,7 +67,7 @@ def measure(folder: Path, parts: list[str], out: Path, **options: Any) -> list[P
 def _measure_part(part: str, node: dict[str, Any], out: Path, options: dict[str, Any]) -> Path:
     from hydra.utils import get_method
 
-    from clarion.run import device_name
+    from clarion.building import device_name
     from clarion.trained import open_model
 
     arguments = {**node.get("options", {}), **{k: v for k, v in options.items() if v is not None}}

@@ -46,7 +46,7 @@ class ImageFolder:
 
 def open_scans(path: Path, class_names: list[str]) -> Any:
     """A HEYEX export if PATH reads as one, else plain images. Raises DataError where it is neither."""
-    from clarion.run import build
+    from clarion.building import build
 
     cfg = compose_config(["data=heyex", f"data.root={_quoted(path)}"])
     cfg.data.class_names = class_names
@@ -74,7 +74,7 @@ def predict_path(path: Path, model: Path, out: Path, confidence: float | None = 
     if confidence is None:
         confidence = DEFAULT_CONFIDENCE if trained.confidence is None else trained.confidence
 
-    from clarion.run import predict
+    from clarion.predictions import predict
 
     scans = open_scans(path.resolve(), trained.class_names)
     samples = list(scans.samples("test"))

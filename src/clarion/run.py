@@ -6,31 +6,28 @@ that one job of a sweep never takes the others with it.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import random
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from clarion import beside, config, distributed, jobs
-from clarion.before import add_before, predict_before
+from clarion import beside, distributed, jobs
+from clarion.before import predict_before
+from clarion.building import build, build_data, data_identity, device_name, seed_everything
 from clarion.errors import ClarionError, UsageError
-from clarion.record import RunRecord, hash_tree, now, to_json, write_atomic
+from clarion.evaluating import headline, predict_and_evaluate
+from clarion.predictions import image_paths
+from clarion.record import RunRecord, hash_tree
 from clarion.troubles import worded
 
 log = logging.getLogger("clarion")
-HEADLINE = ("map50", "c_index", "auroc", "balanced_accuracy", "rouge_l", "accuracy")  # what a job's row shows first
 
 
-def execute(
-    cfg: DictConfig, overrides: list[str], directory: Path, number: int = 0, trial: dict | None = None
-) -> dict:
+def execute(cfg: DictConfig, overrides: list[str], directory: Path, number: int = 0, trial: dict | None = None) -> dict:
     """Train, predict and evaluate one configuration in its run directory; post and return the outcome.
 
     trial: of a study (clarion.tuning): then the test split is left alone and the score is the validation split's."""
@@ -195,139 +192,6 @@ def trackable(cfg: DictConfig, data_kind: str) -> dict:
     return plain
 
 
-# --------------------------------------------------------------------------------------------- predict, evaluate
-
-
-def predict_and_evaluate(
-    cfg: DictConfig, data: Any, predictor: Callable, record: RunRecord, splits: list[str], checkpoint: Path
-) -> dict:
-    """Predictions of each split to files, then every evaluator on the last split; the others are its context.
-
-    checkpoint: of the model; the run it lies in holds the index of what a language model was trained on."""
-    tables: dict[str, tuple] = {}
-    if hasattr(predictor, "use_cache"):  # language models: an interrupted evaluation goes on where it stopped
-        predictor.use_cache(cfg.model.get("cache", "auto"), data.kind)
-    for split in splits:
-        if not data.splits.get(split):
-            continue
-        predictions = predict(predictor, data.samples(split), len(data.splits[split]), split)
-        truth = data.truth(split)
-        save_table(record.directory / "predictions" / f"{split}.parquet", predictions)
-        if truth is not None:
-            save_table(record.directory / "truth" / f"{split}.parquet", truth)
-            if data.kind != "private" and split == splits[-1]:  # private paths may hold names: not kept
-                paths = image_paths(data, split)
-                write_atomic(record.directory / "truth" / f"{split}_images.json", json.dumps(paths)) if paths else None
-        tables[split] = (predictions, truth)
-    final = splits[-1]
-    if final not in tables:
-        raise ClarionError(f"data={cfg.data.name} has no {final} split to evaluate on.")
-    predictions, truth = tables[final]
-    if truth is None:
-        raise UsageError(f"data={cfg.data.name} has no truth to score against: use `clarion predict` for predictions.")
-    others, absent = beside.baselines(cfg, data, final, record, checkpoint)
-    context = {
-        "task": cfg.model.task,
-        "class_names": list(getattr(data, "class_names", [])),
-        "seed": cfg.seed,
-        "data_kind": data.kind,
-        "validation": tables.get("val") if final != "val" else None,
-        "train_counts": train_counts(data),
-        "train_truth": train_truth(data),
-        "baselines": others,
-        "baseline_notes": absent,
-    }
-    results, overlaps = {}, find_overlaps(cfg, data, final, checkpoint)
-    for name, node in cfg.evaluators.items():
-        log.info("evaluating: %s on %d samples of %s", name, len(truth), final)
-        evaluator = build(node)
-        results[name] = evaluator.evaluate(predictions, truth, context)
-        if overlaps is not None:
-            overlaps.apply(results[name], evaluator.evaluate, predictions, truth, context)
-        add_before(results[name], evaluator, record.directory, final, truth, context)
-    if cfg.model.get("explain"):
-        write_explanation(data, predictor, final, record.directory)
-    return {
-        "run": record.directory.name,
-        "model": cfg.model.name,
-        "data": cfg.data.name,
-        "data_kind": data.kind,
-        "split": final,
-        "seed": cfg.seed,
-        "finished": now(),
-        "device": record.manifest().get("device"),
-        "evaluators": results,
-        "data_card": data.card(),
-    }
-
-
-def write_explanation(data: Any, predictor: Callable, split: str, directory: Path) -> None:
-    """explanation.json: what the data say a model looked at (model.explain); a run is complete without it."""
-    try:
-        write_atomic(directory / "explanation.json", to_json(data.explain(predictor, split)))
-    except ClarionError as error:
-        log.info("no explanation is kept: %s", error)
-    except Exception:
-        log.exception("the model could not be explained; the run goes on without")
-
-
-def predict(predictor: Callable, samples: Iterable, total: int, split: str):
-    """Run a predictor over samples; one row a sample. Returns a pandas DataFrame."""
-    import pandas as pd
-    from tqdm import tqdm
-
-    rows = [
-        {"sample_id": p.sample_id, "patient_id": p.patient_id, **p.values}
-        for p in tqdm(predictor(samples), total=total, desc=f"predict {split}", unit="sample")
-    ]
-    return pd.DataFrame(rows)
-
-
-def save_table(path: Path, table: Any) -> None:
-    """Parquet, renamed into place when whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_parquet(partial, index=False)
-    os.replace(partial, path)
-
-
-def train_counts(data: Any) -> list[int] | None:
-    """Samples per class in training: what a majority baseline is allowed to know."""
-    if data.task != "classification" or not data.splits.get("train"):
-        return None
-    labels = data.truth("train")["label"]
-    return [int((labels == k).sum()) for k in range(len(data.class_names))]
-
-
-def train_truth(data: Any):
-    """Times and events of the training patients (DataFrame): from them survival scores learn the censoring."""
-    if data.task != "survival" or not data.splits.get("train"):
-        return None
-    truth = data.truth("train")
-    return truth[[c for c in ("time", "event", "cancer") if c in truth.columns]]
-
-
-def find_overlaps(cfg: DictConfig, data: Any, split: str, checkpoint: Path):
-    """Evaluated items of a language model against its recorded training texts (clarion.llm.overlaps), else None."""
-    if data.task != "generation":
-        return None
-    from clarion.llm.overlaps import Overlaps
-
-    return Overlaps.of(data, split, checkpoint, cfg.model)
-
-
-def headline(metrics: dict) -> str:
-    """'map50 0.631 [0.58, 0.68]': the score a job's row shows."""
-    for result in metrics.get("evaluators", {}).values():
-        values = result.get("metrics", {})
-        name = next((h for h in HEADLINE if h in values), next(iter(values), None))
-        if name and values[name].get("value") is not None:
-            entry = values[name]
-            interval = f" [{entry['low']:.3f}, {entry['high']:.3f}]" if entry.get("low") is not None else ""
-            return f"{name} {entry['value']:.3f}{interval}"
-    return ""
-
-
 # ------------------------------------------------------------------------------------------------ re-evaluation
 
 
@@ -373,105 +237,7 @@ def re_evaluate(
     return _outcome(work, directory, overrides, 0)
 
 
-# ------------------------------------------------------------------------------------------------------- pieces
-
-
-def build(node: Any, **extra: Any) -> Any:
-    """The one place that instantiates a config. Hydra hides the cause of a failure; this names it.
-
-    extra: further arguments; configs among them (a trainer's `model`) arrive as plain dicts, nothing in them built.
-    """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    resolved = OmegaConf.to_container(node, resolve=True)  # while it still hangs in the whole config
-    if problems := config.target_problems(resolved):
-        raise UsageError(config.numbered(problems))
-    # these keys serve the pre-flight and the composition; `task` also the objects that take it
-    plain = OmegaConf.create(
-        {
-            k: v
-            for k, v in resolved.items()
-            if k not in ("layouts", "expected", "suggest") and (k != "task" or _takes(node, k))
-        }
-    )
-    extra = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in extra.items()}
-    if problems := config.target_problems(extra):
-        raise UsageError(config.numbered(problems))
-    try:
-        return instantiate(plain, _convert_="all", _partial_=True)(**extra)
-    except ClarionError:
-        raise
-    except (InstantiationException, TypeError) as error:
-        cause = error.__cause__ or error
-        while not isinstance(cause, ClarionError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, ClarionError):
-            raise cause from error
-        raise ClarionError(
-            f"{node.get('_target_')} could not be built: {type(cause).__name__}: {' '.join(str(cause).split())[:500]}"
-        ) from error
-
-
-def _takes(node: Any, name: str) -> bool:
-    import inspect
-
-    from hydra.utils import get_object
-
-    try:
-        parameters = inspect.signature(get_object(node["_target_"])).parameters
-    except Exception:
-        return True  # instantiate says what is wrong with the target
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def build_data(cfg: DictConfig) -> Any:
-    """The data of a run, prepared and checked: what must not be trained on stops here, with the list."""
-    data = build(cfg.data, seed=cfg.seed)
-    data.prepare()
-    report = data.check()
-    for warning in getattr(report, "warnings", []):
-        log.warning("data: %s", warning)
-    return data
-
-
-def data_identity(data: Any) -> dict:
-    from clarion.data.splits import split_hash
-
-    own = getattr(data, "split_hash", None)  # of the user's own names: the same on every machine
-    return {
-        "name": data.name,
-        "kind": data.kind,
-        "fingerprint": data.fingerprint(),
-        "split_hash": own() if own else split_hash(data.splits),
-        "counts": {k: len(v) for k, v in data.splits.items()},
-    }
-
-
-def seed_everything(seed: int) -> None:
-    """Python, numpy and torch (all devices) from one seed; hash seeds of workers come from these."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    torch.set_num_threads(jobs.default_threads())
-
-
-def device_name(device: str) -> str:
-    """What the run computed on, in words: 'NVIDIA H100 80GB HBM3' or the processor's name and cores."""
-    import torch
-
-    if str(device) != "cpu" and torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    model = "CPU"
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((l.split(":", 1)[1].strip() for l in lines if l.startswith("model name")), model)
-    except OSError:
-        pass
-    return f"{model}, {torch.get_num_threads()} threads"
+# ------------------------------------------------------------------------------------------------ log, tracker and page
 
 
 class run_log:
@@ -489,11 +255,6 @@ class run_log:
     def __exit__(self, *_: Any) -> None:
         logging.getLogger().removeHandler(self.handler)
         self.handler.close()
-
-
-def image_paths(data: Any, split: str) -> dict[str, str]:
-    """sample_id -> image of a split, for overlays."""
-    return {s.sample_id: str(s.inputs["image"]) for s in data.samples(split) if "image" in s.inputs}
 
 
 def publish(tracker: Any, directory: Path, metrics: dict, data: Any) -> None:

@@ -67,8 +67,8 @@ def _draws(directory: str, evaluator: str) -> tuple[str, Draws]:
     import pandas as pd
     from omegaconf import OmegaConf
 
+    from clarion.building import build
     from clarion.evaluators.bootstrap import ROWS_AT_ONCE, codes, resample_weights
-    from clarion.run import build
 
     judge = build(OmegaConf.create(read_config(folder / "config.yaml")["evaluators"][evaluator]))
     if not hasattr(judge, "statistic"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ ALWAYS = ("data.fold", "data.folds")  # configuration that every record keeps
 Run = dict[str, str]  # configuration keys (`model`, `data`: names of choices; `data.cohort` and so on) -> value as text
 
 
-def collect(runs_dir: Path, wanted: Iterable[tuple[str, Run]]) -> list[dict[str, Any]]:
-    """A record for every complete training run below runs_dir and every (evaluator, run) of `wanted` it belongs to."""
+def collect(
+    runs_dir: Path, wanted: Iterable[tuple[str, Run]], subgroups: Collection[tuple[str, str]] = ()
+) -> list[dict[str, Any]]:
+    """A record for every complete training run below runs_dir and every (evaluator, run) of `wanted` it belongs to.
+
+    subgroups: (column of truth, value) whose metrics are kept too, each under its subgroup_key."""
     wanted = list(wanted)
     keys = sorted({key for _, run in wanted for key in run if "." in key} | set(ALWAYS))
     found = []
@@ -50,19 +54,34 @@ def collect(runs_dir: Path, wanted: Iterable[tuple[str, Run]]) -> list[dict[str,
             "fit_s": manifest.get("fit_s"),
             "finished": metrics["finished"],
             "parameters": manifest.get("parameters"),
+            **({"structure": shape} if (shape := _structure(path.parent, manifest)) else {}),
             "fingerprint": manifest.get("data", {}).get("fingerprint"),
             "git": manifest.get("git", {}),
         }
         for evaluator in dict.fromkeys(e for e, run in plain if belongs(common, run)):
             result = metrics["evaluators"][evaluator]
-            scores = {"metrics": result["metrics"], "baseline": result.get("baseline", {})}
+            scores = {"metrics": with_subgroups(result, subgroups), "baseline": result.get("baseline", {})}
             found.append(common | {"evaluator": evaluator, **scores, "directory": str(path.parent)})
+    return found
+
+
+def subgroup_key(metric: str, column: str, value: Any) -> str:
+    """How a record names a metric of the samples whose truth has this value: `leaf_f1, diagnoses=unseen`."""
+    return f"{metric}, {column}={value}"
+
+
+def with_subgroups(result: Mapping[str, Any], subgroups: Collection[tuple[str, str]]) -> dict[str, Any]:
+    """An evaluator's metrics and those of the subgroups, where it made them."""
+    found = dict(result["metrics"])
+    for column, value in sorted(subgroups):
+        part = result.get("subgroups", {}).get(column, {}).get(value, {})
+        found |= {subgroup_key(name, column, value): entry for name, entry in part.items()}
     return found
 
 
 def overview(runs_dirs: Iterable[Path]) -> list[dict[str, Any]]:
     """What every run directory says of itself, whatever became of it and wherever it ran: for `clarion list runs`."""
-    from clarion.run import headline
+    from clarion.evaluating import headline
 
     rows = []
     for path in sorted(p for folder in runs_dirs for p in folder.glob("*/manifest.json")):
@@ -74,6 +93,12 @@ def overview(runs_dirs: Iterable[Path]) -> list[dict[str, Any]]:
                      "directory": str(path.parent), "device": manifest.get("device"),
                      "duration_s": manifest.get("duration_s")})  # fmt: skip
     return rows
+
+
+def _structure(directory: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's checkpoint says of an adapter with a declared support, over all layers; {} without one."""
+    found = read_json(directory / str(manifest.get("checkpoint") or "checkpoints/best") / "clarion.json")
+    return {k: v for k, v in (found.get("structure") or {}).items() if k != "by_layer"}
 
 
 def _named(metrics: Mapping[str, Any], run: Run) -> bool:

@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from clarion.record import to_json
+from clarion.table_records import select
 
 MISSING = "—"
 
@@ -68,6 +69,11 @@ def is_own(column: dict) -> bool:
     return is_measured(column) and bool(column.get("run") or column.get("evaluator"))
 
 
+def has_own_n(column: dict) -> bool:
+    """Whether a column's figures are of other samples than the row's: its own run's, or a subgroup's."""
+    return is_own(column) or (is_measured(column) and "subgroup" in column)
+
+
 def has_common(spec: dict) -> bool:
     """Whether any column takes the row's common record."""
     return any(is_measured(c) and not is_own(c) for c in spec["columns"])
@@ -88,7 +94,7 @@ def rendered_rows(table: Table) -> list[list[str]]:
     for cell in table.rows():
         row = list(cell.keys.values())
         for column in table.spec["columns"]:
-            row += [shown(cell.of(column), column, with_n=is_own(column))] if is_measured(column) else []
+            row += [shown(cell.of(column), column, with_n=has_own_n(column))] if is_measured(column) else []
             row += [cell.published.get(column["published"]) or MISSING] if "published" in column else []
         rows.append(row + _provenance(table.spec, cell, common))
     return rows
@@ -101,8 +107,8 @@ def _provenance(spec: dict, cell: Cell, common: bool) -> list[str]:
         return [MISSING] * (4 if common else 3) + ["; ".join(cell.commands(common)) or MISSING]
     out = []
     if common:
-        entries = [(cell.measured or {}).get("metrics", {}).get(c.get("metric")) for c in spec["columns"]
-                   if not is_own(c)]  # fmt: skip
+        shared = sorted((c for c in spec["columns"] if not is_own(c)), key=has_own_n)  # a subgroup's n last
+        entries = [(cell.measured or {}).get("metrics", {}).get(c.get("metric")) for c in shared]
         entry = next((e for e in entries if e), {})
         out.append(f"{entry.get('n')} ({entry.get('n_patients')} patients)" if cell.measured else MISSING)
     settings = ", ".join(f"{k}={v}" for k, v in records[0]["settings"].items() if v is not None)
@@ -125,7 +131,7 @@ def shown(measured: dict | None, column: dict, with_n: bool = False) -> str:
         return MISSING
     digits = column.get("digits", 3)
     if "manifest" in column:
-        value = measured.get(column["manifest"])
+        value = select(measured, column["manifest"])
         return MISSING if value is None else f"{value * column.get('scale', 1):.{digits}f}"
     entry = measured["metrics"].get(column["metric"]) or {}
     if entry.get("value") is None:
@@ -188,8 +194,8 @@ def as_md(table: Table) -> str:
 
 
 def csv_key(column: dict) -> str:
-    """The metric's name; of a column with its own run the title's, since several may show one metric."""
-    if is_own(column) or not is_measured(column):
+    """The metric's name; of a column with its own run or subgroup the title's: several may show one metric."""
+    if has_own_n(column) or not is_measured(column):
         return re.sub(r"\W+", "_", column["title"].lower()).strip("_")
     return column.get("metric") or column["manifest"]
 
@@ -201,7 +207,7 @@ def as_csv(table: Table) -> str:
         key = csv_key(c)
         names += [key] if is_measured(c) else []
         names += [f"{key}_low", f"{key}_high"] if "metric" in c else []
-        names += [f"{key}_n"] if is_own(c) else []
+        names += [f"{key}_n"] if has_own_n(c) else []
         names += [f"{key}_published"] if "published" in c else []
     names += ["n", "n_patients", "data_kind", "device", "duration_s", "seed", "run", "command"]
     buffer = io.StringIO()
@@ -217,12 +223,12 @@ def as_csv(table: Table) -> str:
             if "metric" in c:
                 entry = m.get("metrics", {}).get(c["metric"]) or {}
                 row |= {key: entry.get("value"), f"{key}_low": entry.get("low"), f"{key}_high": entry.get("high")}
-                if is_own(c):
+                if has_own_n(c):
                     row[f"{key}_n"] = entry.get("n")
                 elif entry:
                     row |= {"n": entry.get("n"), "n_patients": entry.get("n_patients")}
             elif is_measured(c):
-                row[key] = m.get(c["manifest"])
+                row[key] = select(m, c["manifest"])
         first = next(iter(cell.records()), {})
         row |= {k: first.get(k) for k in ("data_kind", "device", "duration_s", "seed", "run")}
         command = cell.command if common else "; ".join(cell.commands(common))

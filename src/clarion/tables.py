@@ -8,7 +8,9 @@ ever collected, so that the table can be rebuilt where the run directories are g
     evaluator  whose figures are shown; a column may name another
     run        {model, data, or any dotted key of a configuration: value, with {columns of published.csv}; "*": any but
                null}; a column may add its own or put others in their place: a row is a model, its columns are data sets
-    columns    [{title, metric | manifest, published, digits, scale, evaluator, run, command}]; published alone quotes
+    columns    [{title, metric | manifest, published, digits, scale, evaluator, run, command, subgroup}]; published
+               alone quotes; subgroup: {column of truth: value}, of which the evaluator gave the metric by itself;
+               manifest: parameters, duration_s, or structure.share_inside of an adapter with a declared support
     folds      pool (default: predictions put together by id and scored once) | mean (scored in each fold, averaged)
     summary    {over: title of a row name, label: "mean of {n}", things: cohorts}: further rows, means over that name;
                without: {name: why}: rows that are shown and not averaged
@@ -29,7 +31,7 @@ from clarion.config import nearest
 from clarion.errors import UsageError
 from clarion.record import read_json, to_json, write_atomic
 from clarion.table_means import difference, fold_mean, mean_of
-from clarion.table_records import Run, belongs, collect, matches, read_config
+from clarion.table_records import Run, belongs, collect, matches, read_config, subgroup_key, with_subgroups
 from clarion.table_rendering import (
     MISSING,
     Cell,
@@ -73,10 +75,11 @@ def build(name: str, runs_dirs: list[Path], where: dict[str, str] | None = None)
     if spec.get("folds", "pool") not in FOLDS:
         raise UsageError(f"{folder.name}/table.yaml: folds: {spec['folds']} is neither {' nor '.join(FOLDS)}.")
     rows = published_rows(folder, spec)
+    spec["columns"] = [keyed(column) for column in spec["columns"]]
     stored = read_json(folder / "results" / "measured.json")
     records = {(r["run"], r.setdefault("evaluator", spec["evaluator"])): r for r in stored.get("runs", [])}
     for directory in runs_dirs:
-        for record in collect(directory, [w for row in rows for w in wanted(spec, row)]):
+        for record in collect(directory, [w for row in rows for w in wanted(spec, row)], shown_subgroups(spec)):
             records[record["run"], record["evaluator"]] = record
     kept = [r for r in records.values() if matches(r, where or {})]
     figures = stored.get("means", {})
@@ -110,6 +113,21 @@ def wanted(spec: dict, row: dict[str, str]) -> list[tuple[str, Run]]:
     own = [c for c in spec["columns"] if is_own(c)]
     common = [(spec["evaluator"], row_run(spec, row))] if has_common(spec) else []
     return [*common, *((column_evaluator(spec, c), row_run(spec, row, c)) for c in own)]
+
+
+def keyed(column: dict) -> dict:
+    """A column of a subgroup, its metric named as a record keeps it."""
+    if "subgroup" not in column:
+        return column
+    if len(column["subgroup"]) != 1 or "metric" not in column:
+        raise UsageError(f"column {column['title']}: subgroup names one column of truth, its value, beside a metric.")
+    [(name, value)] = column["subgroup"].items()
+    return column | {"metric": subgroup_key(column["metric"], name, value)}
+
+
+def shown_subgroups(spec: dict) -> set[tuple[str, str]]:
+    """(column of truth, value) of all columns that show a subgroup."""
+    return {(str(k), str(v)) for c in spec["columns"] for k, v in c.get("subgroup", {}).items()}
 
 
 def shown_metrics(spec: dict, column: dict | None) -> list[str]:
@@ -174,6 +192,9 @@ def pool(records: list[dict], evaluator: str) -> dict:
         return records[0]
     first = min(records, key=lambda r: r["seed"])
     merged = dict(first, run=f"{len(records)} seeds", metrics={}, directory="")
+    if all("structure" in r for r in records):
+        numbers = [k for k, v in first["structure"].items() if isinstance(v, int | float)]
+        merged["structure"] = {k: sum(r["structure"][k] for r in records) / len(records) for k in numbers}
     for name, entry in first["metrics"].items():
         values = [r["metrics"][name]["value"] for r in records if r["metrics"].get(name, {}).get("value") is not None]
         if not values:
@@ -213,7 +234,8 @@ def pool_folds(records: list[dict], evaluator: str) -> dict:
     }
     judge = build_object(OmegaConf.create(config["evaluators"][evaluator]))
     result = judge.evaluate(predictions, truth, context)
-    scores = {"metrics": result["metrics"], "baseline": result.get("baseline", {})}
+    groups = {(k, v) for k, values in result.get("subgroups", {}).items() for v in values}
+    scores = {"metrics": with_subgroups(result, groups), "baseline": result.get("baseline", {})}
     return dict(records[-1], run=f"{len(records)} folds pooled", directory="", **scores)
 
 

@@ -166,14 +166,15 @@ class LocalTracker:
     """metrics.jsonl and media/ in the run directory.
 
     One line a call of `log`: {"step": int, "time": seconds since 1970, <metric>: number or null}. An existing
-    file means a resumed run: its first `log` drops what the killed run wrote after that step, and what it
-    wrote at that step is replaced metric by metric, so no step is doubled.
+    file means a resumed run: a last line that the kill tore is cut off, the first `log` drops what the killed run
+    wrote after that step, and what it wrote at that step is replaced metric by metric, so no step is doubled.
     """
 
     def __init__(self, directory: str | os.PathLike, **_: Any):  # run_name, data_kind: of no use here
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.path = self.directory / "metrics.jsonl"
+        cut_torn_line(self.path)
         self._earlier = read_jsonl(self.path)
         self._at_seam: list[dict[str, Any]] = []
         self._finite = Finite()
@@ -294,22 +295,45 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.\-]+", "_", name).lstrip("._")[:120] or "unnamed"
 
 
+def cut_torn_line(path: Path) -> None:
+    """Drop what follows the last line break, which a kill in the middle of a write left: the next line would be
+    joined to it and be lost with it. A whole line that lacks only its break gets one."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if last := content[len(whole) :]:
+        if kept := _row(last.decode("utf-8", errors="replace")) is not None:
+            whole = content + b"\n"
+        partial = path.with_suffix(".jsonl.partial")
+        partial.write_bytes(whole)
+        partial.replace(path)
+        if not kept:
+            logger.warning("%s: its last line was torn by the end of the earlier process and is dropped.", path.name)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None for what is none."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl in order; [] when absent. A line torn by a kill is left out."""
+    """The lines of a metrics.jsonl in order; [] when absent. Lines that cannot be read, such as one torn by a kill,
+    are left out with one warning. The file is not touched: its run may still be going on."""
     path = Path(path)
     if not path.exists():
         return []
     rows, torn = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            torn += bool(line.strip())
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not at U+2028, as splitlines would
+        row = _row(line)
+        if row is not None:
             rows.append(row)
         else:
-            torn += 1
+            torn += bool(line.strip())
     if torn:
         logger.warning("%s: %d unreadable line(s) left out.", path.name, torn)
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def open_model(what: str, task: str, model: str, device: str = "auto", option: s
 
     Only a run directory says what it was trained on and where its detector's boxes begin to count.
     """
-    from clarion.run import build
+    from clarion.building import build
 
     if what.startswith("shipped:"):
         path = shipped(what.removeprefix("shipped:"), option)
@@ -76,11 +77,41 @@ def open_model(what: str, task: str, model: str, device: str = "auto", option: s
 
 def shipped(name: str, option: str) -> Path:
     """The folder of weights that come with Clarion."""
-    known = sorted(p.name for p in WEIGHTS.iterdir() if p.is_dir() and not p.name.startswith("_"))
+    known = [folder.name for folder in _shipped()]
     if name not in known:
         hint = nearest(name, known)
         raise UsageError(f"{option} shipped:{name}: no such weights are shipped.{hint} (shipped: {', '.join(known)})")
     return WEIGHTS / name
+
+
+def start_weights(weights: str, kind: str) -> Path:
+    """model.weights as a path: what a training starts from. `shipped:NAME` is what comes with Clarion.
+
+    kind: of the network, as its checkpoint says (the Lightning module's path; the format of a detector). UsageError for
+    a name that is not shipped, or that is of another kind; it names those that fit. Other paths are not looked at.
+    """
+    name = str(weights).removeprefix("shipped:")
+    if name == str(weights):
+        return Path(name).expanduser()
+    fitting = [folder.name for folder in _shipped() if kind in _kinds(folder)]
+    if name in fitting:
+        return WEIGHTS / name
+    known = [folder.name for folder in _shipped()]
+    said = "weights of another network." if name in known else f"not shipped.{nearest(name, fitting or known)}"
+    own = " or ".join(f"shipped:{fit}" for fit in fitting)
+    use = f"For this model use {own}, " if own else "Clarion ships none for this model: use "
+    raise UsageError(f"model.weights={weights}: {said} {use}the checkpoints/best of a run of it, or null.")
+
+
+def _shipped() -> list[Path]:
+    return sorted(p for p in WEIGHTS.iterdir() if p.is_dir() and not p.name.startswith("_"))
+
+
+def _kinds(folder: Path) -> list[str]:
+    """What the description of a checkpoint says of its network: format and module."""
+    (description,) = (p for p in (folder / "model.json", folder / "network.json") if p.is_file())
+    said = json.loads(description.read_text(encoding="utf-8"))
+    return [said[key] for key in ("format", "module") if said.get(key)]
 
 
 def operating_confidence(metrics: dict) -> float | None:

@@ -16,6 +16,7 @@ from clarion.cancer.datasets import OmicsData
 from clarion.config import compose_config
 from clarion.errors import DataError, UsageError
 from clarion.evaluators.survival import SurvivalEvaluator
+from clarion.record import hash_tree
 from clarion.run import build
 from clarion.trainers.base import Run, Sample, Trainer
 from clarion.trainers.estimator import EstimatorTrainer, c_index
@@ -69,6 +70,8 @@ def test_a_checkpoint_predicts_what_the_estimator_did(model, data, tmp_path):
     checkpoint, tracker = fit(trainer, data, tmp_path)
     assert sorted(p.name for p in checkpoint.iterdir()) == ["model.json", "model.skops"]
     assert set(tracker.rows[0]) == {"train/c_index", "val/c_index"}
+    again, _ = fit(configured(model), data, tmp_path / "again")
+    assert hash_tree(again) == hash_tree(checkpoint)  # the manifest's hash identifies the model
     X, y, ids = data.table("train")
     direct = trainer._build().fit(X, y)
     found = list(trainer.load(checkpoint)(data.samples("test")))

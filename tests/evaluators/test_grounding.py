@@ -167,6 +167,23 @@ def test_rates_count_answers_and_name_the_kind():
     assert any("1 empty answer(s) claim nothing" in n for n in result["notes"])
 
 
+def test_open_and_closed_book_are_metrics_of_their_own(data):
+    """Open-book answers true, closed-book ones about another fact: 0 and 1 by their own n, in metrics and baseline."""
+    truth = data.truth("test")
+    closed = truth["kind"] == "closed_book"
+    texts = ["There is a macular hole." if c else a for c, a in zip(closed, truth["answer"], strict=True)]
+    predictions = pd.DataFrame({"sample_id": truth.sample_id, "patient_id": truth.patient_id, "text": texts})
+    result = GroundingEvaluator(n_resamples=50).evaluate(predictions.sample(frac=1, random_state=1), truth, {"seed": 0})
+    both = [result["metrics"][f"hallucination_rate_{book}"] for book in ("open_book", "closed_book")]
+    assert [e["value"] for e in both] == [0, 1] and [e["n"] for e in both] == [(~closed).sum(), closed.sum()]
+    assert both[1]["method"].startswith("closed-book questions: share of answers") and both[0]["high"] > 0
+    base = [result["baseline"][f"hallucination_rate_{book}"] for book in ("open_book", "closed_book")]
+    weighted = sum(e["value"] * e["n"] for e in base) / len(truth)
+    assert weighted == pytest.approx(result["baseline"]["hallucination_rate"]["value"])
+    none = GroundingEvaluator(n_resamples=50).evaluate(predictions, truth.drop(columns="kind"), {"seed": 0})
+    assert not any("book" in name for name in none["metrics"])
+
+
 def test_without_a_source_nothing_can_be_grounded():
     table = pd.DataFrame({"sample_id": ["a"], "patient_id": ["p"], "answer": ["x"]})
     with pytest.raises(DataError, match="neither context nor question"):

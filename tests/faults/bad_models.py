@@ -134,7 +134,7 @@ def pickled_start_weights_of_a_classifier(place):
 
 
 def estimator(place: Place, content: bytes):
-    from clarion.trainers.estimator import read
+    from clarion.trainers.estimator_checkpoint import read
 
     place.folder(model_json=json.dumps({"format": "clarion-estimator/1", "scikit_learn": "0"}), model_skops=content)
     return read(place.root)

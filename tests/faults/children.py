@@ -143,8 +143,12 @@ def outcome(folder: Path) -> dict:
         "run": run.name,
         "metrics": metrics,
         "curves": curves(folder),
-        # the weights alone: beside them, records hold run times and skops the addresses of objects
-        "weights": {p.name: hash_file(p) for p in sorted(run.glob("checkpoints/best/*.safetensors"))},
+        # the weights alone: the records beside them hold run times
+        "weights": {
+            p.name: hash_file(p)
+            for p in sorted((run / "checkpoints" / "best").iterdir())
+            if p.suffix in (".safetensors", ".skops")
+        },
         "predictions": {p.name: p.read_bytes() for p in sorted((run / "predictions").glob("*.parquet"))},
         "files": sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and not _by_the_way(p)),
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn
 from omegaconf import OmegaConf
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
@@ -15,9 +17,11 @@ from sklearn.preprocessing import FunctionTransformer
 from clarion.config import compose_config
 from clarion.errors import DataError, UsageError
 from clarion.oct.stages import BscanStages
+from clarion.record import hash_tree
 from clarion.run import build
 from clarion.trainers.base import Run, Sample, Trainer
 from clarion.trainers.estimator import EstimatorTrainer
+from clarion.trainers.estimator_checkpoint import FORMAT, export, read
 
 EYES = {"train": 100, "val": 20, "test": 40}  # the default demo, so that all tests share one phantom
 
@@ -96,6 +100,46 @@ def test_a_fresh_process_gives_identical_probabilities(data, tmp_path, in_a_fres
     assert sorted(p.name for p in checkpoint.iterdir()) == ["model.json", "model.skops"]
     found = in_a_fresh_process("logreg_image_stats", checkpoint, data.samples("val"))
     assert np.array_equal(found, probabilities(trainer, checkpoint, data, "val"))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "sklearn.linear_model.LogisticRegression"},
+        {"_target_": "sklearn.linear_model.LogisticRegression", "solver": "saga", "max_iter": 20},
+        {"_target_": "sklearn.discriminant_analysis.LinearDiscriminantAnalysis"},
+        {"_target_": "sklearn.naive_bayes.GaussianNB"},
+    ],
+)
+def test_the_same_fit_gives_the_same_bytes(node, tmp_path, monkeypatch):
+    """... whenever it is written and wherever its objects lie: the manifest's hash identifies the model."""
+    table, trainer = Table(), EstimatorTrainer({"estimator": node})
+    one, _ = fit(trainer, table, tmp_path / "one")
+    elsewhere = [object() for _ in range(1000)]
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 1e6)
+    two, _ = fit(EstimatorTrainer({"estimator": node}), table, tmp_path / "two")
+    assert hash_tree(one) == hash_tree(two) and elsewhere
+    assert np.array_equal(probabilities(trainer, one, table, "train"), probabilities(trainer, two, table, "train"))
+
+    table.features[0] += 1  # another fit has another hash
+    other, _ = fit(trainer, table, tmp_path / "other")
+    assert hash_tree(other) != hash_tree(one)
+
+
+def test_a_stored_estimator_is_the_fitted_one(tmp_path):
+    """Objects that are shared in the estimator, and text and bytes, survive the renumbering of its nodes."""
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.naive_bayes import GaussianNB
+
+    table = Table()
+    parts = [("a", GaussianNB()), ("b", LogisticRegression())]
+    votes = VotingClassifier(parts, voting="soft").fit(table.features, table.labels)
+    votes.note, votes.twice = b"\x00bytes", [votes.estimators_[0], votes.estimators_[0]]
+    description = {"format": FORMAT, "scikit_learn": sklearn.__version__}
+    bunch = ["sklearn.utils._bunch.Bunch"]  # unknown to skops
+    found, _ = read(export(votes, description, tmp_path / "best", bunch), bunch)
+    assert np.array_equal(found.predict_proba(table.features), votes.predict_proba(table.features))
+    assert found.note == b"\x00bytes" and found.twice[0] is found.twice[1] is found.estimators_[0]
 
 
 def test_a_class_absent_from_train_has_probability_0(tmp_path):

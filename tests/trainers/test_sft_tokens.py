@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from sft_small import SMALL, Rows, model_config, run_in, trainer_for
@@ -135,3 +137,14 @@ def test_a_tokenizer_without_template_is_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(UsageError, match="has no chat template; set model.template=llama3"):
         chat_format(tokenizer)
+
+
+@pytest.mark.parametrize("tokens", [16, "<think>", ["<think>", 7], [" "]])
+def test_new_tokens_that_are_no_list_of_texts_are_refused_before_torch(tokens):
+    code = (
+        "import json, sys; from clarion.errors import UsageError; from clarion.trainers.sft import SftTrainer\n"
+        "try: SftTrainer({'new_tokens': json.loads(sys.argv[1])}).check()\n"
+        "except UsageError as error: print(error, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(tokens)], capture_output=True, text=True)
+    assert done.stdout.startswith(f"model.new_tokens={tokens}: write a list") and done.stdout.endswith("False\n")

@@ -66,9 +66,11 @@ class GroundingEvaluator:
         for column, value, rows in subgroups(truth, _RESERVED, self.most_values, notes):
             part = {name: values[rows] for name, values in scores.items()}
             groups.setdefault(column, {})[value] = self._entries(part, patients[rows], seed, None)
+        kinds = truth["kind"].to_numpy() if "kind" in truth else np.full(len(truth), "")
+        rate = scores["hallucination_rate"]
         return {
-            "metrics": self._entries(scores, patients, seed, notes),
-            "baseline": self._baseline(answers, sources, patients, seed),
+            "metrics": self._entries(scores, patients, seed, notes) | self._by_book(rate, kinds, patients, seed),
+            "baseline": self._baseline(answers, sources, kinds, patients, seed),
             "curves": {},
             "subgroups": groups,
             "notes": notes,
@@ -106,7 +108,17 @@ class GroundingEvaluator:
             found[name] = entry(interval, len(values), n_patients, f"{what}; {how}", None, notes, name)
         return found
 
-    def _baseline(self, answers, sources, patients, seed: int) -> dict:
+    def _by_book(self, rate: np.ndarray, kinds: np.ndarray, patients: np.ndarray, seed: int) -> dict:
+        """hallucination_rate_open_book and _closed_book, of those that the truth's column `kind` names."""
+        found = {}
+        for book in (OPEN, CLOSED):
+            if (rows := kinds == book).any():
+                part = self._entries({"hallucination_rate": rate[rows]}, patients[rows], seed, None)
+                method = f"{book.replace('_', '-')} questions: {part['hallucination_rate']['method']}"
+                found[f"hallucination_rate_{book}"] = part["hallucination_rate"] | {"method": method}
+        return found
+
+    def _baseline(self, answers, sources, kinds, patients, seed: int) -> dict:
         """A fluent answer to another question, from the same set: what a model that ignores the source would score."""
         if len(answers) < 2:
             return {}
@@ -114,5 +126,7 @@ class GroundingEvaluator:
         partner = np.empty(len(answers), dtype=int)
         partner[order] = np.roll(order, 1)
         claims = [unsupported(answers[k], s, self.tolerance) for k, s in zip(partner, sources, strict=True)]
-        scores = self._entries(self._scores(claims), patients, seed, None)
-        return {k: v | {"name": "another question's reference answer"} for k, v in scores.items()}
+        scores = self._scores(claims)
+        found = self._entries(scores, patients, seed, None)
+        found |= self._by_book(scores["hallucination_rate"], kinds, patients, seed)
+        return {k: v | {"name": "another question's reference answer"} for k, v in found.items()}

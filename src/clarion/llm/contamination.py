@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,32 +24,29 @@ import numpy as np
 import pandas as pd
 
 from clarion.errors import DataError
-from clarion.llm.text_hashes import (
-    PERMUTATIONS,
-    SHINGLE,
-    NearTexts,
-    WordHashes,
-    ngrams,
-    shingles,
-    signatures,
-    text_hash,
-    words,
-)
+from clarion.llm.near_texts import NearTexts, signatures
+from clarion.llm.text_hashes import PERMUTATIONS, content_hash, shingles, windows, word_hashes
 
 N = 13  # words of a window
+SHINGLE = 3  # words of a shingle: questions are short
 BOILERPLATE = 10  # a window of more training documents than this is a common phrase,
 SMALL_BOILERPLATE = 0.05  # in small sets of more than this share of them (but at least of three documents)
 NEAR = 0.8  # Jaccard of a near copy
 LONG = 5000  # words; no question comes near the Jaccard of a longer text, so it has no signature
-FORMAT = "clarion-train-index-1"
+FORMAT = "clarion-train-index-2"
 _BUFFER = 1_000_000  # windows held before they are sorted and counted
 _MOST = 8_000_000  # windows of an index; of larger trainings a fixed part of all windows is kept (`rate`)
 _ARRAYS = ("exact", "grams", "documents", "signatures")
 
 
-def paragraphs(text: str) -> list[list[str]]:
-    """The words of each paragraph that has any; the first one of an item is its question."""
-    return [found for part in text.split("\n\n") if (found := words(part))]
+def paragraphs(text: str) -> list[np.ndarray]:
+    """The hashed words (uint64) of each paragraph that has any; the first one of an item is its question."""
+    return [found for part in text.split("\n\n") if len(found := word_hashes(part))]
+
+
+def _key(words: np.ndarray) -> int:
+    """What texts of the same words have in common, 64 bits."""
+    return int.from_bytes(content_hash(words, 8), "little")
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ class TrainIndex:
         """(document, text), streamed: memory holds hashes (9 bytes a window, at most 8 million; 512 a signature).
 
         source: what the record says of the texts (run, data set, fingerprint). Raises DataError where there is none."""
-        hashed, counts = WordHashes(), {"texts": 0, "words": 0, "without_signature": 0}
+        counts = {"texts": 0, "words": 0, "without_signature": 0}
         exact: set[int] = set()
-        windows = _Windows()
+        seen = _Windows()
         numbers: dict[str, int] = {}
 
         def sets() -> Iterable[np.ndarray]:
@@ -82,28 +79,27 @@ class TrainIndex:
                 if not parts:
                     continue
                 number = numbers.setdefault(document, len(numbers))
-                whole = [word for part in parts for word in part]
+                whole = np.concatenate(parts)
                 counts["texts"] += 1
                 counts["words"] += len(whole)
-                exact.add(text_hash(whole))
-                numbered = [hashed(part) for part in parts]
-                for part, hashes in zip(parts, numbered, strict=True):
-                    exact.add(text_hash(part))
-                    windows.add(ngrams(hashes, N), number)
+                exact.add(_key(whole))
+                for part in parts:
+                    exact.add(_key(part))
+                    seen.add(windows(part, N), number)
                 if len(whole) <= LONG:
-                    yield shingles(np.concatenate(numbered))
+                    yield shingles(whole, SHINGLE)
                     if len(parts) > 1:
-                        yield shingles(numbered[0])
+                        yield shingles(parts[0], SHINGLE)
                 else:
                     counts["without_signature"] += 1
 
         made = signatures(sets())
         if not counts["texts"]:
             raise DataError("there are no training texts to index.")
-        grams, documents = windows.finish()
+        grams, documents = seen.finish()
         about = {"sources": [dict(source or {}) | counts | {"documents": len(numbers)}]}
         unique = np.unique(made, axis=0)
-        return cls(np.array(sorted(exact), np.uint64), grams, documents, unique, about, windows.rate)
+        return cls(np.array(sorted(exact), np.uint64), grams, documents, unique, about, seen.rate)
 
     @property
     def boilerplate(self) -> int:
@@ -169,17 +165,17 @@ class TrainIndex:
         are shared), short (it has no window of 13 words, so ngram13 says whether the whole text or question is there).
 
         The question alone (first paragraph) counts like the whole item in `exact` and `minhash`."""
-        hashed = WordHashes()
         rows: list[dict[str, Any]] = []
         sets: list[np.ndarray] = []
+        known = set(self.exact.tolist())
         for identifier, text in items:
             parts = paragraphs(text)
-            whole = [word for part in parts for word in part]
-            grams = np.concatenate([ngrams(hashed(part), N) for part in parts] or [np.empty(0, np.uint64)])
+            whole = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+            grams = np.concatenate([windows(part, N) for part in parts]) if parts else whole
             any_window = len(grams) > 0
             grams = grams[_kept(grams, self.rate)]
             hit, common = self._known(grams)
-            exact = bool(parts) and self._exact(parts[0], whole)
+            exact = bool(parts) and (_key(parts[0]) in known or _key(whole) in known)
             rows.append(
                 {
                     "sample_id": identifier,
@@ -190,8 +186,8 @@ class TrainIndex:
                     "short": not any_window,
                 }
             )
-            short = whole if len(whole) <= LONG else []  # a longer one has no signature, as in the index
-            sets += [shingles(hashed(short)), shingles(hashed(parts[0] if parts else []))]
+            short = whole if len(whole) <= LONG else whole[:0]  # a longer one has no signature, as in the index
+            sets += [shingles(short, SHINGLE), shingles(parts[0] if parts else whole, SHINGLE)]
         columns = ["sample_id", "exact", "ngram13", "minhash", "jaccard", "ngram_share", "boilerplate", "short"]
         if not rows:
             return pd.DataFrame(columns=columns)
@@ -200,14 +196,10 @@ class TrainIndex:
         jaccard = np.zeros(len(sets))
         if filled.any():
             made = signatures(s for s in sets if len(s))
-            jaccard[filled] = NearTexts(self.signatures).best(made)[1]
+            jaccard[filled] = NearTexts(self.signatures, NEAR).best(made)[1]
         table["jaccard"] = jaccard.reshape(-1, 2).max(axis=1)
         table["minhash"] = table["jaccard"] >= NEAR
         return table[columns]
-
-    def _exact(self, question: Sequence[str], whole: Sequence[str]) -> bool:
-        wanted = np.array([text_hash(question), text_hash(whole)], np.uint64)
-        return bool(np.isin(wanted, self.exact, assume_unique=False).any())
 
     def _known(self, grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(training holds the window, and in so many documents that it is boilerplate), each bool [n]."""

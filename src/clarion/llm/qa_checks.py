@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from clarion.data.integrity import IntegrityReport, check_patients
 from clarion.llm.jsonl import Item
 from clarion.llm.options import MOST, plain, repeated
+from clarion.llm.text_words import words
 
 MIN_LEAK_WORDS = 4  # shorter answers ("no", "Stage 3") occur in a question by chance
 
 
 def normal(text: str) -> str:
-    """Lower case, letters and digits only, single blanks: how two texts are compared for being the same."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    """The words of a text with single blanks: how two texts are compared for being the same."""
+    return " ".join(words(text))
 
 
 def question_key(item: Item) -> str:

@@ -12,11 +12,7 @@ estimator knows what to do with them; y is a structured array of event and time.
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -26,19 +22,17 @@ from typing import Any
 import numpy as np
 import sklearn
 from hydra.utils import get_method, instantiate
-from skops import io as skops_io
 
 from clarion.config import numbered, target_problems
 from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Prediction, Predictor, Run, Sample
+from clarion.trainers.estimator_checkpoint import FORMAT, export, ours, read
 from clarion.trainers.plain import plain
 
 TASKS = {"classification": "predict_proba", "survival": "predict"}
 
 log = logging.getLogger(__name__)
 
-FORMAT = "clarion-estimator/1"
-MAX_BYTES = 2**30  # of an unpacked checkpoint
 
 
 class EstimatorTrainer:
@@ -238,67 +232,3 @@ def c_index(outcome: np.ndarray, risk: np.ndarray) -> float | None:
     pairs = Concordance(outcome["time"], outcome["event"], np.asarray(risk, np.float64))
     value = pairs(np.ones((1, len(outcome))), np.ones(len(outcome)))[0][0]
     return None if np.isnan(value) else float(value)
-
-
-# ---- the checkpoint: model.skops + model.json ---------------------------------------------------------------
-
-
-def ours(estimator: Any) -> tuple[str, ...]:
-    """The name of the estimator's own class if it is of this package: what is trusted beside what skops knows."""
-    kind = type(estimator)
-    return (f"{kind.__module__}.{kind.__qualname__}",) if kind.__module__.startswith("clarion.") else ()
-
-
-def export(estimator: Any, description: dict[str, Any], folder: Path, trusted: Iterable[str] = ()) -> Path:
-    """Write the fitted estimator without pickle; the folder appears whole or not at all.
-
-    trusted: types that it may hold beside those that skops knows."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    skops_io.dump(estimator, partial / "model.skops")
-    unknown = [t for t in skops_io.get_untrusted_types(file=partial / "model.skops") if t not in trusted]
-    if unknown:
-        shutil.rmtree(partial)
-        raise UsageError(
-            f"{type(estimator).__name__} holds types that cannot be stored safely ({', '.join(unknown)}): "
-            "choose an estimator of scikit-learn that skops knows."
-        )
-    (partial / "model.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    return folder
-
-
-def read(folder: Path, trusted: Iterable[str] = ()) -> tuple[Any, dict[str, Any]]:
-    """(estimator, description) of a folder written by export; only types that skops trusts, or trusted, are built."""
-    try:
-        description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if description.get("format") != FORMAT:
-            raise UsageError(f"{folder} has format {description.get('format')!r}; this version reads {FORMAT!r}.")
-        with zipfile.ZipFile(folder / "model.skops") as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
-                raise UsageError(f"{folder} unpacks to more than {MAX_BYTES:,} bytes: it is not loaded.")
-        unknown = [t for t in skops_io.get_untrusted_types(file=folder / "model.skops") if t not in trusted]
-        if unknown:
-            raise UsageError(f"{folder} holds types that are not trusted ({', '.join(unknown)}): it is not loaded.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the version is compared below, in words of ours
-            estimator = skops_io.load(folder / "model.skops", trusted=list(trusted))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{folder} is no checkpoint of the estimator trainer: {Path(error.filename or folder).name} is missing "
-            "(a folder with model.skops and model.json is needed)."
-        ) from None
-    except UsageError:
-        raise
-    except Exception as error:  # a damaged zip or json: skops raises what its parts raise
-        raise UsageError(f"{folder} cannot be read as a checkpoint: {error}.") from error
-    if description["scikit_learn"] != sklearn.__version__:
-        log.warning(
-            "%s was fitted with scikit-learn %s, this is %s: scores may differ",
-            folder,
-            description["scikit_learn"],
-            sklearn.__version__,
-        )
-    return estimator, description

@@ -42,6 +42,7 @@ from clarion.config import nearest, numbered, target_problems
 from clarion.errors import ClarionError, UsageError
 from clarion.networks import ModulePredictor
 from clarion.record import write_atomic
+from clarion.trained import start_weights
 from clarion.trainers import lightning_ddp, lightning_states
 from clarion.trainers.base import Predictor, Run
 from clarion.trainers.plain import plain
@@ -94,11 +95,11 @@ class LightningTrainer:
         return {"max_epochs": self.epochs, "precision": words[asked], **where}
 
     def check(self) -> None:
-        """Device, precision and module class that would be refused once training starts."""
+        """Device, precision, module class and shipped start weights that would be refused once training starts."""
         distributed.share(self.batch_size)
         distributed.needs_cuda(self.args.get("strategy"), self.device)
         self.library_settings()
-        self._module_class()
+        self._start_weights()
 
     def parameters(self, classes: int | None = None) -> int:
         """Weights of the network, counted on the meta device; without `classes`, for 3 (the stage groups)."""
@@ -121,8 +122,9 @@ class LightningTrainer:
             forget_all(states)
         L.seed_everything(self.seed, workers=True, verbose=False)
         options = dict(self.model.get("datamodule", {}))
-        if self.model.get("weights") and "start" in inspect.signature(run.data.datamodule).parameters:
-            options["start"] = self.model["weights"]  # data whose inputs are learned: those the weights know
+        start = self._start_weights()
+        if start and "start" in inspect.signature(run.data.datamodule).parameters:
+            options["start"] = str(start)  # data whose inputs are learned: those the weights know
         data = run.data.datamodule(batch_size=distributed.share(self.batch_size), seed=self.seed, **options)
         data.setup("fit")
         if hasattr(data, "write_tables") and not distributed.rank():
@@ -130,8 +132,8 @@ class LightningTrainer:
         if team := distributed.team():
             data = lightning_ddp.SharedData(data, team)
         module = self._module_class()(model=self.model, facts=data.facts)
-        if self.model.get("weights"):
-            module.load_start_weights(Path(self.model["weights"]))
+        if start:
+            module.load_start_weights(start)
 
         monitor, mode = self.model.get("monitor", "val/loss"), self.model.get("monitor_mode", "min")
         best = ModelCheckpoint(
@@ -220,6 +222,10 @@ class LightningTrainer:
         if not issubclass(found, L.LightningModule):
             raise UsageError(f"model.module={named} is no LightningModule.")
         return found
+
+    def _start_weights(self) -> Path | None:
+        kind = class_name(self._module_class())
+        return start_weights(self.model["weights"], kind) if self.model.get("weights") else None
 
     def _export(self, module: L.LightningModule, trained: dict[str, Any], folder: Path) -> Path:
         """Write weights and description without pickle; the folder appears whole or not at all."""

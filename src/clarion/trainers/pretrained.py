@@ -19,6 +19,7 @@ from clarion.errors import UsageError
 from clarion.record import hash_file, write_atomic
 from clarion.trainers.base import Predictor, Run
 from clarion.trainers.plain import plain
+from clarion.trainers.sft_codes import check_constraint, constrained
 from clarion.trainers.sft_weights import Weights, check_architecture, find_weights, stay_offline
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class PretrainedTrainer:
 
     def check(self) -> None:
         """Refuse absent weights or libraries, and a server that does not answer, before data are prepared."""
+        check_constraint(self.model)
         if self.engine == "openai":
             from clarion.trainers.api import connect
 
@@ -115,8 +117,9 @@ class PretrainedTrainer:
         return best
 
     def load(self, checkpoint: Path) -> Predictor:
-        """A folder written by `fit` -> predictor. model.path, base_url and model.generation of this trainer's own
-        config win, since weights and servers may lie elsewhere on another machine; weights of another hash do not."""
+        """A folder written by `fit` -> predictor. model.path, base_url, model.generation and model.constrain of this
+        trainer's own config win: weights and servers may lie elsewhere on another machine; weights of another hash do
+        not."""
         path = Path(checkpoint) / RECORD
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if record.get("format") != FORMAT:
@@ -127,7 +130,7 @@ class PretrainedTrainer:
                 "choose the model it was recorded with."
             )
         own = {k: self.model[k] for k in ("path", "base", "base_url", "generation") if self.model.get(k) is not None}
-        model = record["model"] | own
+        model = record["model"] | own | {"constrain": self.model.get("constrain")}
         if self.engine == "openai":
             from clarion.trainers.api import ApiPredictor, connect
 
@@ -170,7 +173,7 @@ class PretrainedTrainer:
             network, tokenizer = sft_models.build(model, weights, [], dtype, device, self.seed)
         template_args = dict(model.get("template_args") or {})
         network = network.to(device).eval()
-        return SftPredictor(
+        predictor = SftPredictor(
             network,
             tokenizer,
             chat_format(tokenizer, template_args),
@@ -179,6 +182,7 @@ class PretrainedTrainer:
             template_args,
             self.seed,
         )
+        return constrained(predictor, model)
 
 
 def source(model: Mapping[str, Any]) -> Weights:

@@ -19,9 +19,11 @@ from typing import Any
 from clarion import distributed
 from clarion.errors import DataError, UsageError
 from clarion.trainers.base import Predictor, Run
+from clarion.trainers.sft_codes import check_constraint, constrained
 from clarion.trainers.sft_resume import last_whole, tokens_until
 from clarion.trainers.sft_settings import (
     chosen_precision,
+    refuse_new_tokens,
     refuse_owned,
     same_random_state,
     sft_config,
@@ -56,7 +58,9 @@ class SftTrainer:
 
     def check(self) -> None:
         """Refuse absent weights and settings that Clarion owns without torch; then what the libraries would refuse."""
+        refuse_new_tokens(self.model.get("new_tokens"))
         check_architecture(self.model.get("architecture"), find_weights(self.model))
+        check_constraint(self.model)
         refuse_owned(self.args)
         distributed.share(self.batch_size)
         for key in ("fsdp", "deepspeed"):
@@ -96,7 +100,7 @@ class SftTrainer:
 
     def _fit(self, run: Run, device: Any, best: Path) -> Path:
         from clarion.trainers import sft_documents, sft_models
-        from clarion.trainers.sft_chat import chat_format
+        from clarion.trainers.sft_chat import chat_format, system_prompts
         from clarion.trainers.sft_lora import add_tokens, require_new_tokens
 
         weights = find_weights(self.model)
@@ -152,6 +156,7 @@ class SftTrainer:
             "rows": "documents" if plain else "conversations",
             "supervised_share": shares,
             "stop_ids": stop_ids,
+            "system_prompts": None if plain else system_prompts(datasets["train"]),
             "train_s": round(float(result.metrics["train_runtime"]), 2),
             "tokens": int(trainer._total_train_tokens),
         }
@@ -211,6 +216,7 @@ class SftTrainer:
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise DataError(f"TRL refuses this data or these settings: {' '.join(str(error).split())}") from error
+        distributed.confirm(trainer.accelerator.num_processes, "TRL")
         complete_head(trainer.model)
         if trainer.padding_free:
             use_packed_attention(network)
@@ -257,13 +263,15 @@ class SftTrainer:
         partial.rename(best)
 
     def load(self, checkpoint: Path) -> Predictor:
-        """A folder written by `fit` -> SftPredictor. The recorded model config is used; model.path and
-        model.generation of this trainer's own config win, so that weights may lie elsewhere on another machine."""
+        """A folder written by `fit` -> SftPredictor. The recorded model config is used; model.path,
+        model.generation and model.constrain of this trainer's own config win: weights may lie elsewhere on another
+        machine, and how a model is asked is not trained."""
         checkpoint = Path(checkpoint)
         if not (checkpoint / RECORD).is_file():
             raise UsageError(f"{checkpoint} is no checkpoint of the sft trainer: it has no {RECORD}.")
         record = json.loads((checkpoint / RECORD).read_text(encoding="utf-8"))
         own = {key: self.model[key] for key in ("path", "generation") if self.model.get(key) is not None}
+        own |= {"constrain": self.model.get("constrain")}
         record["model"] = record["model"] | own
         if record["adapter"] and not (checkpoint / "base").is_dir():
             find_weights(record["model"])
@@ -287,7 +295,7 @@ class SftTrainer:
             network, tokenizer, chat, record["stop_ids"], generation, template_args, self.seed
         )
         predictor.documents = documents
-        return predictor
+        return constrained(predictor, record["model"])
 
 
 def _check_masks(trainer, tokenizer, chat, counts: Mapping[str, int], show_text: bool) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,16 @@ class ChatFormat:
     header: tuple[int, ...]
     stop_id: int
     tail: tuple[int, ...]
+
+
+def system_prompts(rows: Any, most: int = 5) -> dict[str, Any]:
+    """{"rows", "distinct", "most": the commonest as [{"text" ("" for none), "rows"}]} of a conversational dataset: what
+    a model expects at inference. rows: datasets.Dataset with a column prompt or messages."""
+    column = "prompt" if "prompt" in rows.column_names else "messages"
+    firsts = (turns[0] for turns in rows[column])
+    found = Counter(turn["content"] if turn["role"] == "system" else "" for turn in firsts)
+    common = [{"text": text, "rows": count} for text, count in found.most_common(most)]
+    return {"rows": sum(found.values()), "distinct": len(found), "most": common}
 
 
 def render(

@@ -44,7 +44,7 @@ class SftPredictor:
         settings = dict(generation)
         self.batch_size = int(settings.pop("batch_size", 16))
         self.network, self.tokenizer, self.template_args, self.seed = network, tokenizer, dict(template_args), seed
-        self.stop_ids = sorted({*stop_ids, chat.stop_id})
+        self.stop_id, self.stop_ids = chat.stop_id, sorted({*stop_ids, chat.stop_id})
         defaults = {"max_new_tokens": 128, "do_sample": False}
         unknown = sorted(set(settings) - set(GenerationConfig().to_dict()))
         if unknown:

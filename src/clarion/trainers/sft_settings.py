@@ -39,6 +39,16 @@ def refuse_owned(args: Mapping[str, Any]) -> None:
         raise UsageError(f"these settings belong to Clarion: {', '.join(owned)}.")
 
 
+def refuse_new_tokens(tokens: Any) -> None:
+    """UsageError for model.new_tokens that is no list of texts; a text alone would be taken letter by letter."""
+    if tokens is not None and (
+        not isinstance(tokens, list | tuple) or any(not isinstance(t, str) or not t.strip() for t in tokens)
+    ):
+        raise UsageError(
+            f"model.new_tokens={tokens}: write a list of texts, such as 'model.new_tokens=[\"<think>\",\"</think>\"]'."
+        )
+
+
 def sft_config(
     args: Mapping[str, Any],
     output: Path,

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clarion.errors import UsageError
+from clarion.trained import start_weights
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _read_state(file: Path) -> dict[str, torch.Tensor]:
 
 def find_start_weights(weights: str) -> Path:
     """`model.weights` as the path of a file that exists; UsageError saying what to do where there is none."""
-    path = start_path(weights)
+    path = start_weights(weights, FORMAT)
     if not path.exists():
         raise UsageError(
             f"model.weights={weights} does not exist and nothing is downloaded here: fetch it yourself (official "
@@ -156,18 +157,6 @@ def find_start_weights(weights: str) -> Path:
     if path.suffix in (".pt", ".safetensors") and path.is_file():
         return path
     return checkpoint_folder(path) / "weights.safetensors"
-
-
-def start_path(weights: str) -> Path:
-    """`shipped:NAME` -> the folder of start weights that Clarion ships (trained by this project, on the phantom)."""
-    name = str(weights).removeprefix("shipped:")
-    if name == str(weights):
-        return Path(weights).expanduser()
-    folder = Path(__file__).resolve().parents[1] / "weights"
-    known = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    if name not in known:
-        raise UsageError(f"model.weights={weights}: Clarion ships {', '.join(f'shipped:{k}' for k in known)} only.")
-    return folder / name
 
 
 def load_start_weights(model: torch.nn.Module, weights: str) -> None:

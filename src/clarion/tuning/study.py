@@ -27,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from clarion import jobs
 from clarion.config import NOT_IDENTITY, nearest
 from clarion.errors import ClarionError, UsageError
+from clarion.evaluating import headline
 from clarion.record import RunRecord, write_atomic
-from clarion.run import headline
 from clarion.tuning import written
 from clarion.tuning.objective import Objective, choose
 from clarion.tuning.space import Axis, divide

@@ -68,7 +68,7 @@ class Server(BaseHTTPRequestHandler):
             return self.answer(200, {"hello": 1})
         text = "Summary of " + " ".join(body["messages"][-1]["content"].rpartition("\n\n")[2].split()[:6])
         message = {"role": "assistant", "content": f" {text} "}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": "length" if body["model"] == "wordy" else "stop"}
         self.answer(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
 
     def answer(self, code, content):
@@ -174,6 +174,24 @@ def test_long_documents_are_summarised_after_their_names_are_gone(server, tmp_pa
     card = json.loads((tmp_path / "out" / "card.json").read_text("utf-8"))
     assert card["summaries"]["documents"] == 1 and card["summary_generator"]["model"] == "m"
     assert any("not checked" in note for note in card["notes"])
+
+
+@pytest.mark.parametrize(("model", "cut"), [("m", 0), ("wordy", 1)])
+def test_summaries_that_were_cut_off_are_counted_and_flagged(server, tmp_path, model, cut):
+    for name, first in (("a", 0), ("b", 20)):
+        text = "\n\n".join(paragraph(k) for k in range(first, first + (12 if name == "a" else 1)))
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    conf = write_conf(
+        tmp_path, [{"name": "s", "path": "."}],
+        summaries={"generator": f"{server}#{model}", "above_tokens": 300, "chunk_tokens": 200, "target_tokens": 200},
+    )  # fmt: skip
+    assert cli.main(["corpus", "build", str(conf), "--out", str(tmp_path / "out")]) == 0
+    card = json.loads((tmp_path / "out" / "card.json").read_text("utf-8"))
+    assert card["summaries"].get("documents_truncated", 0) == cut == sum("cut off" in n for n in card["notes"])
+    assert card["summaries"].get("truncated_answers", 0) == cut * card["summaries"]["chunks"]
+    assert {i for i, row in ((r["id"], r) for r in rows(tmp_path / "out")) if row.get("summary_truncated")} == (
+        {"s/a.txt"} if cut else set()
+    )
 
 
 def test_without_a_generator_long_documents_stay_whole(tmp_path):

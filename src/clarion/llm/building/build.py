@@ -19,15 +19,17 @@ from clarion.llm.building.replies import Replies, fields, read_reply
 from clarion.llm.building.settings import BuildSettings
 from clarion.llm.building.validation import REASONS, Dropped, validate
 from clarion.llm.jsonl import Item
+from clarion.llm.near_texts import distinct
 from clarion.llm.prompts import LETTERS, Message
 from clarion.llm.sources.common import split_documents
-from clarion.llm.text_hashes import WordHashes, distinct, shingles, signatures, words
+from clarion.llm.text_hashes import shingles, word_hashes
 from clarion.record import to_json, write_atomic
 
 log = logging.getLogger(__name__)
 _PLACES = re.compile(
     r"\b(?:of the above|both|neither|options? \(?[A-E]\b|[A-E] (?:and|or|is|are) )|\([A-E]\)|^[A-E]\b|위의", re.M
 )
+SHINGLE = 3  # words by which questions are compared
 Generate = Callable[[list[list[Message]]], list[str]]
 
 
@@ -163,11 +165,10 @@ def _without_copies(items: list[Item], settings: BuildSettings, drops: dict[str,
     """Questions of a kind that resemble none kept before them. The order is drawn from the seed by document, so that
     what is kept does not lean to the file's first documents."""
     place = {d: k for k, d in enumerate(patient_order({i["patient_id"] for i in items}, settings.seed))}
-    hashed = WordHashes()
     kept: list[Item] = []
     for kind in settings.kinds:
         mine = sorted((i for i in items if i["kind"] == kind), key=lambda i: place[i["patient_id"]])
-        keep = distinct(signatures(shingles(hashed(words(i["question"]))) for i in mine), settings.near)
+        keep = distinct((shingles(word_hashes(i["question"]), SHINGLE) for i in mine), settings.near)
         kept += [item for item, good in zip(mine, keep, strict=True) if good]
         drops[kind]["near_duplicate"] += int((~keep).sum())
     return kept

@@ -27,7 +27,7 @@ from clarion.data.fingerprint import fingerprint_items
 from clarion.data.pseudonym import pseudonyms, write_mapping
 from clarion.errors import DataError, UsageError
 from clarion.llm.corpus import card
-from clarion.llm.corpus.dedup.deduplicate import Deduplicator
+from clarion.llm.corpus.dedup import Deduplicator
 from clarion.llm.corpus.pool import Pool
 from clarion.llm.corpus.shards import Appended, Shards
 from clarion.llm.corpus.sources import InputFile, list_files, tasks
@@ -210,6 +210,9 @@ class _Build:
             self.tally.summaries["failed_kept_whole"] += 1
             return
         row |= {"text": text, "summarised": True, "tokens_before": row["tokens"], "tokens": self.count(text)}
+        if report["truncated"]:
+            row["summary_truncated"] = True
+            self.tally.summaries.update({"documents_truncated": 1, "truncated_answers": report["truncated"]})
         self.tally.summaries.update({"documents": 1, "chunks": report["chunks"], "empty_answers": report["empty"],
                                      "tokens_in": row["tokens_before"], "tokens_out": row["tokens"]})  # fmt: skip
 

@@ -81,6 +81,11 @@ def notes(spec: Mapping[str, Any], tally: Tally) -> list[str]:
         found.append("Documents above the token limit were kept whole: no generator for summaries was set.")
     if tally.summaries["documents"]:
         found.append("Summaries were written by a language model and were not checked against their documents.")
+    if cut := tally.summaries["documents_truncated"]:
+        found.append(
+            f"{cut} summaries hold answers that were cut off at the generator's token limit (summary_truncated in "
+            "their rows): raise its max_tokens or max_new_tokens, or lower summaries.chunk_tokens."
+        )
     return found
 
 

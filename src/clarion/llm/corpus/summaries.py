@@ -28,27 +28,31 @@ AT_ONCE = 16  # conversations handed to the generator in one call: bounds memory
 def summarise(
     text: str, generate: Generate, count: Callable[[str], int], settings: Mapping[str, Any]
 ) -> tuple[str, dict[str, int]]:
-    """(summary, {"chunks", "rounds", "empty"}). settings: the section `summaries` of a conf. `empty` counts chunks for
-    which the generator answered nothing; the summary is "" when all were."""
-    parts = _asked(chunks(text, count, settings["chunk_tokens"]), MAP, generate)
-    report = {"chunks": len(parts), "rounds": 1, "empty": sum(not p for p in parts)}
+    """(summary, {"chunks", "rounds", "empty", "truncated"}). settings: the section `summaries` of a conf.
+
+    `empty` counts chunks for which the generator answered nothing; the summary is "" when all were. `truncated` counts
+    answers that went into the summary and were cut off at the generator's token limit (its attribute `truncated`)."""
+    parts, cut = _asked(chunks(text, count, settings["chunk_tokens"]), MAP, generate)
+    report = {"chunks": len(parts), "rounds": 1, "empty": sum(not p for p in parts), "truncated": cut}
     parts = [p for p in parts if p]
     while len(parts) > 1 and report["rounds"] < MOST_ROUNDS and count("\n\n".join(parts)) > settings["target_tokens"]:
-        shorter = [
-            p for p in _asked(chunks("\n\n".join(parts), count, settings["chunk_tokens"]), REDUCE, generate) if p
-        ]
+        answers, cut = _asked(chunks("\n\n".join(parts), count, settings["chunk_tokens"]), REDUCE, generate)
+        shorter = [p for p in answers if p]
         if not shorter or sum(map(len, shorter)) >= sum(map(len, parts)):
             break
-        parts, report["rounds"] = shorter, report["rounds"] + 1
+        parts, report["rounds"], report["truncated"] = shorter, report["rounds"] + 1, report["truncated"] + cut
     return "\n\n".join(parts), report
 
 
-def _asked(parts: list[str], prompt: str, generate: Generate) -> list[str]:
+def _asked(parts: list[str], prompt: str, generate: Generate) -> tuple[list[str], int]:
+    """(answers in order, how many of them were cut off at the token limit)."""
     answers: list[str] = []
+    truncated = 0
     for start in range(0, len(parts), AT_ONCE):
         turns = [[{"role": "user", "content": prompt.format(text=p)}] for p in parts[start : start + AT_ONCE]]
         answers += [answer.strip() for answer in generate(turns)]
-    return answers
+        truncated += sum(getattr(generate, "truncated", None) or ())
+    return answers, truncated
 
 
 def chunks(text: str, count: Callable[[str], int], most: int) -> list[str]:

@@ -56,7 +56,7 @@ class Worker:
     """spec: a checked conf with absolute paths; tokenizer: path of a tokenizer.json or None (words)."""
 
     def __init__(self, spec: Mapping[str, Any], tokenizer: str | None, secret: str):
-        from clarion.llm.corpus.dedup.deduplicate import Fingerprinter
+        from clarion.llm.corpus.dedup import Fingerprinter
 
         self.spec, self.tokenizer, self.secret = spec, tokenizer, secret
         self.fingerprint = Fingerprinter(spec["dedup"])

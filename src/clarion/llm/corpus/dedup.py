@@ -1,4 +1,4 @@
-"""Documents one after the other: is this one new, or which kept one does it repeat?
+"""De-duplication, documents one after the other: is this one new, or which kept one does it repeat?
 
 The first of a group of duplicates, in the order of the sources, is kept. Texts are not held: a kept document costs its
 content hash and its band keys in memory, and its shingle hashes (4 bytes a word) in a file from which the Jaccard index
@@ -16,9 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from clarion.llm.corpus.dedup.index import BandIndex
-from clarion.llm.corpus.dedup.minhash import band_keys, bands_and_rows, coefficients, signature
-from clarion.llm.corpus.dedup.shingles import content_hash, jaccard, shingles
+from clarion.llm.near_texts import BandIndex
+from clarion.llm.text_hashes import (
+    band_keys,
+    bands_and_rows,
+    coefficients,
+    content_hash,
+    jaccard,
+    shingles,
+    signature,
+    word_hashes,
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,11 @@ class Fingerprinter:
         self.coefficients = coefficients(settings["permutations"])
 
     def __call__(self, text: str) -> Fingerprint:
+        words = word_hashes(text)
         if not self.near:
-            return Fingerprint(content_hash(text), np.empty(0, np.uint32), np.empty(0, np.uint64))
-        found = shingles(text, self.k)
-        return Fingerprint(content_hash(text), found, self.bands(found))
+            return Fingerprint(content_hash(words), np.empty(0, np.uint32), np.empty(0, np.uint64))
+        found = shingles(words, self.k)
+        return Fingerprint(content_hash(words), found, self.bands(found))
 
     def bands(self, found: np.ndarray) -> np.ndarray:
         return band_keys(signature(found, *self.coefficients), *self.shape)

@@ -1,15 +1,21 @@
-"""A growing index of band keys: which earlier documents share a band with this one.
+"""A growing index of band keys, and what is built on it: which earlier or known text nearly repeats this one.
 
 One open-addressed table of (key, newest entry), and for each entry the next older one with the same key. At 21 bands a
-document costs 21 x (12 / load + 4) bytes, about 0.6 kB.
+text costs 21 x (12 / load + 4) bytes, about 0.6 kB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numba as nb
 import numpy as np
 
+from clarion.llm.text_hashes import PERMUTATIONS, band_keys, bands_and_rows, coefficients, jaccard, signature
+
 MOST_FULL = 0.7
+SURE = 0.9999  # recall at the threshold where a miss is a missed overlap (the corpus has a cheaper one of its own)
+MOST_COMPARED = 1000  # candidates of a text, those with most bands in common first
 
 
 class BandIndex:
@@ -44,6 +50,51 @@ class BandIndex:
         documents, shared = np.unique(entries // self.bands, return_counts=True)
         order = np.lexsort((documents, -shared))
         return documents[order][:most], len(documents) > most
+
+
+def signatures(sets: Iterable[np.ndarray]) -> np.ndarray:
+    """Sets of shingles (uint32 arrays) -> MinHash signatures uint32 [n, PERMUTATIONS]."""
+    a, b = coefficients()
+    made = [signature(one, a, b) for one in sets]
+    return np.stack(made) if made else np.empty((0, PERMUTATIONS), np.uint32)
+
+
+class NearTexts:
+    """Signatures that can be asked for near copies: bands find candidates, the share of equal permutations decides.
+
+    index: uint32 [n, PERMUTATIONS]; threshold: the Jaccard index from which on a copy must be found. Memory: 0.7 kB a
+    signature beside the signatures."""
+
+    def __init__(self, index: np.ndarray, threshold: float):
+        self.index, self.shape = index, bands_and_rows(threshold, recall=SURE)
+        self.bands = BandIndex(self.shape[0])
+        for one in index:
+            self.bands.add(band_keys(one, *self.shape))
+
+    def best(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """queries [m, PERMUTATIONS] -> (row of the nearest signature or -1, its estimated Jaccard or 0), each [m]."""
+        row, share = np.full(len(queries), -1), np.zeros(len(queries))
+        for q, query in enumerate(queries):
+            candidates, _ = self.bands.candidates(band_keys(query, *self.shape), MOST_COMPARED)
+            if len(candidates):
+                shares = (self.index[candidates] == query).mean(axis=1)
+                k = int(shares.argmax())
+                row[q], share[q] = candidates[k], shares[k]
+        return row, share
+
+
+def distinct(sets: Iterable[np.ndarray], near: float) -> np.ndarray:
+    """Sets of shingles -> bool [n]: False where one that is kept before has a Jaccard index of `near` or more."""
+    (a, b), shape = coefficients(), bands_and_rows(near, recall=SURE)
+    index, kept, keep = BandIndex(shape[0]), [], []
+    for one in sets:
+        keys = band_keys(signature(one, a, b), *shape)
+        candidates = index.candidates(keys, MOST_COMPARED)[0].tolist()
+        keep.append(not any(jaccard(one, kept[number]) >= near for number in candidates))
+        if keep[-1]:
+            index.add(keys)
+            kept.append(one)
+    return np.array(keep, bool)
 
 
 @nb.njit(cache=True)

@@ -1,1 +1,0 @@
-"""Exact and near duplicates: hashed word shingles, MinHash bands to find candidates, their Jaccard index to decide."""
