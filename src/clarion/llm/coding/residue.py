@@ -1,0 +1,97 @@
+"""The clauses of a note in which the rules read nothing, and which an embedding may still understand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from clarion.llm.coding.context import Verdict, verdicts
+from clarion.llm.coding.lexicon import without_side
+from clarion.llm.coding.words import SKIPPED, Words
+
+LONGEST_CLAUSE = 24  # words; a longer one is no name of a diagnosis
+MOST_CLAUSES = 400  # of one note: bounds its time
+# Words of titles that say nothing about eyes; a clause of such words alone is not looked at.
+_PLAIN = frozenset(
+    "and or with without no not other unspecified type one two 1 2 3 4 5 6 7 8 9 0 time day year old patient eye category side "
+    "stage normal due level following disease disorder condition general mild moderate severe right left bilateral "
+    "procedure surgery following test use as from body part all primary secondary new initial common first second "
+    "associated classified elsewhere defined usa complicating syndrome light field under external area low high risk "
+    "early age related total single multiple partial full change contact ocular history past blood pressure vision visual".split()
+)
+# A clause with one of these reports a normal state or an action: near a title in an embedding, no diagnosis.
+_NO_FINDING = frozenset(
+    "normal clear intact quiet deep white flat attached full healthy reactive round unremarkable equal clean reliable "
+    "regular transparent bright performed taken scheduled tested measured planned requested implanted prescribed given "
+    "obtained recommended explained repeated reviewed offered ordered wear wore wearing worn inserted replaced placed "
+    "examined photographed imaged scanned injected instilled dilated discussed consented stopped started continued "
+    "clinic service doctor ophthalmologist consult examination allergy allergic thickness length count ratio mmhg micrometer "
+    "photograph tomography angiography ultrasound gonioscopy perimetry topography tear drop".split()
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """words: what is encoded (normalised, without eyes); first..last: words of the stream; verdict: why not asserted."""
+
+    words: tuple[str, ...]
+    first: int
+    last: int
+    start: int
+    end: int
+    verdict: Verdict | None
+
+
+def residual_clauses(
+    text: str,
+    words: Words,
+    findings: Sequence[tuple[int, int]],
+    codes: Sequence[tuple[int, int]],
+    vocabulary: frozenset[str],
+) -> list[Clause]:
+    """Sentences without a finding, whole where they are short, else cut at commas; only those with a word of the eye."""
+    taken = {words.sentences[f] for f, _ in findings}
+    covered = {k for first, last in findings for k in range(first, last + 1)}
+    for start, end in codes:
+        covered.update(k for k in range(len(words)) if words.starts[k] < end and start < words.ends[k])
+    parts: list[tuple[int, int]] = []
+    begin = 0
+    for k in range(1, len(words) + 1):
+        if k == len(words) or words.sentences[k] != words.sentences[k - 1]:
+            parts += _cut(words, begin, k, whole=words.sentences[begin] not in taken)
+            begin = k
+    chosen = []
+    for first, last in parts:
+        if covered and not covered.isdisjoint(range(first, last + 1)):
+            continue
+        if words.breaks[last + 1 : last + 2] == [True] and text[words.ends[last] :].lstrip()[:1] == ":":
+            continue  # a heading
+        kept = without_side([w for w in words.text[first : last + 1] if w not in SKIPPED and not w.startswith("@")])
+        kept = tuple(w for w in kept if w.isascii())
+        telling = [w for w in kept if w in vocabulary and w not in _PLAIN]
+        if not _NO_FINDING.isdisjoint(kept):
+            continue
+        if telling and len(kept) >= (1 if len(telling[0]) > 5 else 2) and len(kept) <= LONGEST_CLAUSE:
+            chosen.append((kept, first, last))
+    chosen = chosen[:MOST_CLAUSES]
+    reasons = verdicts(text, words, [_core(words, f, e) for _, f, e in chosen])
+    return [
+        Clause(kept, first, last, *words.span(first, last), verdict)
+        for (kept, first, last), verdict in zip(chosen, reasons, strict=True)
+    ]
+
+
+def _cut(words: Words, begin: int, end: int, whole: bool) -> list[tuple[int, int]]:
+    if whole and end - begin <= 16:
+        return [(begin, end - 1)]
+    parts, first = [], begin
+    for k in range(begin + 1, end):
+        if words.breaks[k]:
+            parts.append((first, k - 1))
+            first = k
+    return [*parts, (first, end - 1)]
+
+
+def _core(words: Words, first: int, last: int) -> tuple[int, int]:
+    """The last word stands for the clause, so that a trigger within it ("no sign of a lazy eye") acts on the rest."""
+    return last, last

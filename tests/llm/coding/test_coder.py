@@ -1,0 +1,165 @@
+"""Text to ICD-10-CM: rules on sentences as clinics write them, and the embedding with its threshold."""
+
+from __future__ import annotations
+
+import pytest
+
+from clarion.errors import DataError, UsageError
+from clarion.llm.coding.coder import LONGEST, TextCoder
+
+
+@pytest.fixture(scope="module")
+def rules():
+    return TextCoder(embedding=False)
+
+
+def codes(coded):
+    return [c.code for c in coded.codes]
+
+
+def reasons(coded):
+    return {c.code: c.reason for c in coded.dropped}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("wet AMD right eye active CNV", ["H35.3211"]),  # an embedding alone says nonexudative, H35.3111
+        ("no evidence of glaucoma", []),
+        ("I am an AI and cannot provide a diagnosis", []),
+        ("POAG OD mild stage; cataract OS", ["H40.1111", "H26.9"]),
+        ("glaucoma, primary open-angle, OS, severe", ["H40.1123"]),
+        ("Right eye POAG, left eye nuclear cataract", ["H40.1110", "H25.12"]),
+        ("OD: nuclear cataract, POAG severe; OS: ERM", ["H25.11", "H40.1113", "H35.372"]),
+        ("severe NPDR OU with DME", ["E11.3413"]),
+        ("both eyes NPDR moderate without DME", ["E11.3393"]),
+        ("type 1 diabetes with PDR OU", ["E10.3593"]),
+        ("CRVO OS with macular oedema", ["H34.8120"]),
+        ("CRVO OS", ["H34.812"]),  # no leaf without a statement on edema: the code above all of that eye
+        ("rhegmatogenous retinal detachments left eye", ["H33.002"]),
+        ("glacuoma OS", ["H40.9"]),  # two letters exchanged
+        ("chronic iridocyclitis o.s.", ["H20.12"]),
+        ("blindness right eye category 3, low vision left eye category 1", ["H54.1131"]),
+        ("He takes aspirin 1 tab OD. Cataract, nuclear, OS.", ["H25.12"]),  # OD: once a day
+        ("floaters OD due to posterior vitreous detachment", ["H43.811"]),  # a symptom beside its diagnosis
+        ("glaucoma suspect OU", ["H40.003"]),
+        ("양안 원발개방각녹내장 중기", ["H40.1132"]),
+        ("우안 증식성 당뇨망막병증, 좌안 핵백내장", ["E11.3591", "H25.12"]),
+        ("우안 황반 변성, 습성", ["H35.3210"]),
+        ("우안 ERM 및 좌안 망막 전막", ["H35.371", "H35.372"]),
+        ("우안에 녹내장이 있으나 좌안은 정상", ["H40.9"]),
+        ("lot T1234, vitamin B12, H1N1, L4", []),
+    ],
+)
+def test_reads(rules, text, wanted):
+    assert codes(rules(text)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Denies glaucoma, cataract.", "negated"),
+        ("Glaucoma was ruled out OS", "negated"),
+        ("녹내장은 관찰되지 않음", "negated"),
+        ("녹내장, 백내장 없음", "negated"),
+        ("History of uveitis OD.", "historical"),
+        ("s/p RRD repair OS", "historical"),
+        ("과거력: 좌안 망막박리", "historical"),
+        ("Past ocular history:\n- iritis OD\n- cataract OU", "historical"),
+        ("Family history of glaucoma in her mother", "family"),
+        ("녹내장 가족력이 있음", "family"),
+        ("If you develop retinal detachment, call us", "hypothetical"),
+        ("좌안 망막전막이 의심됨", "hypothetical"),
+        ("Possible optic neuritis OS", "hypothetical"),
+    ],
+)
+def test_what_the_patient_has_not_is_dropped_with_its_reason(rules, text, reason):
+    coded = rules(text)
+    assert codes(coded) == [] and set(reasons(coded).values()) == {reason}
+    assert all(c.negated == (reason == "negated") and c.detail for c in coded.dropped)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("no change in glaucoma OD", ["H40.9"]),  # a pseudo-trigger
+        ("She has no glaucoma but has cataract in the left eye.", ["H26.9"]),
+        ("History of present illness: cataract OD.", ["H26.9"]),
+        ("History: glaucoma.\nAssessment: cataract OD", ["H26.9"]),
+        ("녹내장은 없으나 백내장이 있다", ["H26.9"]),
+        ("백내장은 있으나 녹내장은 없다", ["H26.9"]),
+        ("Retinal detachment without retinal break, right eye", ["H33.21"]),  # "without" belongs to the name
+        ("diabetic retinopathy, rule out macular edema", ["E11.319"]),  # what is denied is no detail of the leaf
+    ],
+)
+def test_scopes_end_and_names_are_no_triggers(rules, text, wanted):
+    assert codes(rules(text)) == wanted
+
+
+def test_the_other_eye_than_the_case_s_is_dropped(rules):
+    for coded in (
+        rules("Epiretinal membrane OD. Macular hole OS.", laterality="OD"),
+        rules("Study eye: right. Fellow eye has a macular hole. Epiretinal membrane."),
+        rules("대상안: 우안. 우안 망막전막, 좌안 황반원공."),
+    ):
+        assert codes(coded) == ["H35.371"]
+        assert reasons(coded) == {"H35.342": "wrong_eye"}
+    with pytest.raises(UsageError, match="OD, OS or OU"):
+        rules("ERM", laterality="upside")
+
+
+def test_codes_that_are_written(rules):
+    coded = rules("Codes: H40.1131, h2511, C4A.0 and H35.99; old H40.11X1.")
+    assert codes(coded) == ["H40.1131", "H25.11", "C4A.0"]
+    assert coded.codes[0].chain == ["H40.1131", "H40.113", "H40.11", "H40.1", "H40", "H40-H42", "7"]
+    assert [c.text for c in coded.dropped] == ["H35.99", "H40.11X1"]
+    assert len(coded.failures) == 2 and "H40.111" in coded.failures[1]
+    listed = rules("Diagnosis:\nMacular hole; glaucoma\nICD-10-CM:\nH35.371; H25.11")
+    assert codes(listed) == ["H35.371", "H25.11"]  # what states its codes is taken at its word
+    assert codes(rules("Cataract.\nICD-10-CM:\n")) == []
+
+
+def test_spans_are_places_of_the_text(rules):
+    text = "Sicht. 우안 망막 전막 — ERM?\nPOAG, left eye, severe stage"
+    for c in rules(text).codes + rules(text).dropped:
+        assert text[c.start : c.end] == c.text and c.text
+
+
+def test_bad_notes_end_in_a_sentence_and_bounded_time(rules):
+    empty = rules("  \n")
+    assert empty.codes == [] and "empty" in empty.failures[0]
+    long = rules("Patient with POAG OD and cataract OS. Cornea clear.\n" * 20_000)
+    assert codes(long) == ["H40.1110", "H26.9"] and f"{LONGEST:,}" in long.failures[0]
+    with pytest.raises(DataError, match="a note is text"):
+        rules(b"POAG")
+    with pytest.raises(UsageError, match="no code, block or chapter"):
+        TextCoder(scope="H999", embedding=False)
+    with pytest.raises(UsageError, match="cosine"):
+        TextCoder(threshold=3.0)
+    with pytest.raises(DataError, match="2 texts, but 1"):
+        rules.batch(["a", "b"], ["OD"])
+
+
+def test_scope_bounds_titles_but_not_written_codes():
+    cataract = TextCoder(scope="H25", embedding=False)
+    assert codes(cataract("Nuclear cataract OD, POAG OS, H40.1131")) == ["H25.11", "H40.1131"]
+
+
+def test_every_eye_leaf_title_is_its_own_code(rules):
+    leaves = rules.system.descendant_leaves("7")
+    coded = rules.batch([rules.system.title(c) for c in leaves])
+    assert len(leaves) == 2677
+    assert [codes(one) for one in coded] == [[c] for c in leaves]
+
+
+def test_embedding_reads_paraphrases_and_refuses_below_its_threshold():
+    coder = TextCoder(scope="H35.3")  # a small index
+    text = "a wrinkled membrane of the macula, right eye"
+    (clause, code, cosine), *_ = coder.nearest([text])[0]
+    assert code == "H35.371" and 0.3 < cosine < 1 and clause in text
+    above = TextCoder(scope="H35.3", threshold=cosine - 0.01)(text)
+    below = TextCoder(scope="H35.3", threshold=cosine + 0.01)(text)
+    assert codes(above) == ["H35.371"] and above.codes[0].how == "embedding" and 0 < above.codes[0].confidence < 1
+    assert codes(below) == [] and reasons(below) == {"H35.371": "below_threshold"}
+    denied = TextCoder(scope="H35.3", threshold=0.1)("no wrinkled membrane of the macula, right eye")
+    assert codes(denied) == [] and "negated" in reasons(denied).values()
