@@ -145,6 +145,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--format", choices=["text", "json"], default="text")
     p.set_defaults(run=code)
 
+    p = commands.add_parser("score", help="a file of predictions against a file of the truth, by an evaluator")
+    p.add_argument("predictions", metavar="PREDICTIONS", help=".jsonl, .csv (lists with ;) or .parquet, with sample_id")
+    p.add_argument("--truth", required=True, metavar="FILE")
+    p.add_argument("--train", default=None, metavar="FILE", help="the training's truth, for the majority baseline")
+    p.add_argument("--evaluator", default="coding", metavar="NAME", help="of `list evaluators` (default: coding)")
+    p.add_argument("--protocol", default=None, metavar="NAME", help="of the evaluator coding: clarion or clibench")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the evaluator")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--format", choices=["md", "json"], default="md")
+    p.set_defaults(run=score)
+
     p = commands.add_parser("corpus", help="PDFs, PubMed XML/JSON, text and HTML -> clean, de-identified documents")
     p.add_argument("action", choices=["build"])
     p.add_argument("conf", metavar="CONF.yaml", help="a file, or a name of conf/corpus (ophthalmology, demo)")
@@ -397,6 +408,23 @@ def code(args: argparse.Namespace) -> int:
     _log_to_stderr()
     result = coding.code_text(args.text, args.scope, args.eye, not args.no_embedding, args.threshold)
     print(to_json(result) if args.format == "json" else coding.rendered(result), end="")
+    return 0
+
+
+def score(args: argparse.Namespace) -> int:
+    from clarion import scoring
+    from clarion.record import to_json
+
+    _log_to_stderr()
+    settings = {"protocol": args.protocol} if args.protocol else {}
+    for text in args.set:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--set {text}: give KEY=VALUE, for example --set n_resamples=2000.")
+        settings[key] = value
+    train = Path(args.train) if args.train else None
+    result = scoring.score_files(Path(args.predictions), Path(args.truth), args.evaluator, settings, train, args.seed)
+    print(to_json(result) if args.format == "json" else scoring.markdown(result), end="")
     return 0
 
 

@@ -54,7 +54,9 @@ def read_note(given: str) -> tuple[str, str]:
     if path.is_dir():
         raise UsageError(f"{path.name} is a folder: give one text file, a text in quotes, or - for standard input.")
     try:
-        return path.name, _decoded(path.read_bytes() if path.stat().st_size <= LARGEST_FILE else b"x" * (LARGEST_FILE + 1), path.name)
+        return path.name, _decoded(
+            path.read_bytes() if path.stat().st_size <= LARGEST_FILE else b"x" * (LARGEST_FILE + 1), path.name
+        )
     except OSError as error:
         raise DataError(f"{path.name} cannot be read ({error.strerror}).") from error
 
@@ -83,7 +85,8 @@ def _decoded(raw: bytes, name: str) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{name} is not UTF-8 (byte {error.start}): save it as UTF-8, for Korean for example with iconv -f cp949 -t utf-8."
+            f"{name} is not UTF-8 (byte {error.start}): save it as UTF-8, for Korean for example with iconv -f cp949 "
+            f"-t utf-8."
         ) from error
 
 
@@ -106,7 +109,7 @@ def rendered(result: dict[str, Any]) -> str:
 
 def _place(c: dict[str, Any]) -> str:
     text = " ".join(c["text"].split())
-    return f"{c['start']}-{c['end']} \"{text if len(text) <= 60 else text[:57] + '...'}\""
+    return f'{c["start"]}-{c["end"]} "{text if len(text) <= 60 else text[:57] + "..."}"'
 
 
 def _eye(c: dict[str, Any]) -> str:

@@ -157,6 +157,12 @@ def test_samples_become_the_rows_of_the_table(data):
         E.patient_rows([inputs], list(X.columns))
 
 
+def test_a_patient_without_omics_has_all_genes_missing():
+    known = {"omics": {"rna": np.ones(2, np.float32)}, "age": 60.0}
+    rows = E.patient_rows([known, {"omics": None, "age": 70.0}], ["rna:A", "rna:B", "age"])
+    assert rows.loc[0].notna().all() and rows.loc[1, ["rna:A", "rna:B"]].isna().all() and rows.loc[1, "age"] == 70
+
+
 def test_only_the_configured_class_is_loaded(data, tmp_path):
     from sklearn.preprocessing import FunctionTransformer
     from skops import io

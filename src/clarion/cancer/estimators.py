@@ -377,6 +377,9 @@ def _named_arrays(inputs: Sequence[Mapping[str, Any]], modality: str, wanted: li
     """A float32 array a patient, arranged by name where names are given."""
     arrays, last, place = [], None, None
     for row in inputs:
+        if row["omics"] is None:  # a patient of whom only a slide is there: all genes are missing
+            arrays.append(np.full(len(wanted), np.nan, dtype=np.float32))
+            continue
         given = np.asarray(row["omics"].get(modality, ()), dtype=np.float32)
         named = (row.get("genes") or {}).get(modality)
         if named is not None and given.size == len(named):

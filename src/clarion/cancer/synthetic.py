@@ -104,7 +104,7 @@ def synthetic_cohort(
         risk = risk - risk.mean()
         rows.insert(0, "time", 0.0)
         rows.insert(1, "event", False)
-        rows["time"], rows["event"] = _survival(rng, risk, rng.uniform(18, 60), censored)
+        rows["time"], rows["event"] = censored_survival(rng, risk, rng.uniform(18, 60), censored)
         clinical.append(rows)
         risks.append(pd.Series(risk, rows.index))
     table = pd.concat(clinical)
@@ -187,7 +187,7 @@ def _clinical(rng: np.random.Generator, cancer: str, n: int) -> pd.DataFrame:
     )
 
 
-def _survival(
+def censored_survival(
     rng: np.random.Generator, risk: np.ndarray, median: float, censored: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(months, event). median: months of survival at risk 0; the follow-up is stretched until the wanted share is

@@ -102,7 +102,7 @@ class CodingEvaluator:
         metrics = self._measure(ratios, patients, seed, notes)
         base = self._ratios(CodeSets(true, [majority] * len(true), system), system, [])
         groups: dict[str, dict] = {}
-        few = {name: ratios[name] for name in (*HEADLINE, "exact_match", "coding_failure_rate")}
+        few = {name: ratios[name] for name in (*HEADLINE, "sub_category_f1", "exact_match", "coding_failure_rate")}
         for column, value, rows in subgroups(truth, _RESERVED, self.most_values, notes):
             part = {k: Ratio(r.over[rows], r.under[rows], r.method, r.unit, r.proportion) for k, r in few.items()}
             groups.setdefault(column, {})[value] = self._measure(part, patients[rows], seed, None)

@@ -119,8 +119,9 @@ def damaged_jpeg(path, picture, change):
         lambda t: t[: len(t) // 2] + bytearray(len(t) - len(t) // 2),
         lambda t: t[:700] + bytearray(b"\xff\xd9" * 30) + t[760:],
         lambda t: t[:2] + t[40:] + t[2:40],
+        lambda t: t.replace(b"\xff\xc0\x00\x11\x08\x01\x00\x01\x00", b"\xff\xc0\x00\x11\x08\xff\xff\xff\xff"),
     ],
-    ids=["zeros", "second-half", "markers-within", "tables-moved"],
+    ids=["zeros", "second-half", "markers-within", "tables-moved", "declares 65535 x 65535"],
 )
 def test_corrupt_jpeg_tile_is_named_and_the_others_read(tmp_path, picture, change):
     path = damaged_jpeg(tmp_path / "a.tif", picture, change)

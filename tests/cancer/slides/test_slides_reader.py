@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -126,6 +127,13 @@ def test_thumbnail_is_the_mean_and_pieces_make_the_whole(tmp_path, picture, monk
         assert slide.thumbnail(320).shape == (256, 320, 3)
         assert np.array_equal(slide.shrink(4), smaller(picture, 4))
         assert np.array_equal(slide.thumbnail(9999), picture)
+
+
+def test_a_worker_opens_the_slide_anew(tmp_path, picture):
+    with open_slide(write_pyramid(tmp_path / "a.tif", picture), mpp=0.25) as slide:
+        with pickle.loads(pickle.dumps(slide)) as copy:
+            assert copy.mpp == 0.25
+            assert np.array_equal(copy.read(*REGIONS[2]), slide.read(*REGIONS[2]))
 
 
 def test_scale_given_overrides_and_nonsense_is_refused(tmp_path, picture):

@@ -220,6 +220,15 @@ def test_a_folder_in_processes_then_resumed(folder, tmp_path, command):
     assert tile_folder(folder, tmp_path / "out", replace(settings, patch=64))["tiled"] == 2  # other settings
 
 
+def test_single_slides_into_one_folder_add_up(tmp_path, picture):
+    """As a cluster's tasks do it, one slide each."""
+    for k, image in enumerate((picture, np.fliplr(picture))):
+        path = write_pyramid(tmp_path / f"{k}.tif", image)
+        summary = tile_folder(path, tmp_path / "out", Settings(patch=128))
+        assert summary["tiled"] == k + 1
+    assert len(json.loads((tmp_path / "out" / "tiles.json").read_text(encoding="utf-8"))["slides"]) == 2
+
+
 def test_one_bad_slide_does_not_stop_the_others(tmp_path, picture):
     root = tmp_path / "slides"
     root.mkdir()
@@ -249,3 +258,12 @@ def test_slide_scale_by_option(tmp_path, picture):
     summary = tile_folder(path, tmp_path / "out", Settings(patch=64, mpp=1.0, slide_mpp=1.0))
     (row,) = summary["slides"].values()
     assert row["slide"]["mpp_source"] == "given" and row["tiles"] > 10
+
+
+def test_benchmark_runs_small_and_pixels_agree(command):
+    done = command("benchmarks/tiling.py", "--side", "1024", "--repeats", "1")
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert {"name", "ratio", "peer", "n"} <= line.keys() and line["n"] == 16
+    assert line["max_difference"] == {"aligned": 0, "misaligned": 0, "resized": 0}
+    assert line["peak_mb"] < 1000

@@ -19,7 +19,7 @@ ICD = "http://hl7.org/fhir/sid/icd-10-cm"
 
 
 def concept(text, system=None, code=None):
-    return {"text": text} | ({"coding": [{"system": system, "code": code}]} if code else {})
+    return ({"text": text} if text else {}) | ({"coding": [{"system": system, "code": code}]} if code else {})
 
 
 def condition(number, code, status="active", verified="confirmed", patient="p1", **more):
@@ -246,7 +246,8 @@ def test_broken_bundles_are_refused(tmp_path, resources, told):
 
 
 @pytest.mark.parametrize(("content", "told"), [("{", "no JSON"), ('{"resourceType": "Patient"}', "no FHIR bundle"),
-                                               ("[]", "no FHIR bundle"), ('{"resourceType":"Bundle","entry":5}', "entry"),
+                                               ("[]", "no FHIR bundle"),
+                                               ('{"resourceType":"Bundle","entry":5}', "list"),
                                                ("[" * 100_000, "no JSON")])  # fmt: skip
 def test_json_that_is_no_bundle_is_refused(tmp_path, content, told):
     path = tmp_path / "x.json"

@@ -1,4 +1,4 @@
-"""Synthetic case reports: the two tests are what they claim, notes are a task, cases make sense; the data set's parts."""
+"""Synthetic case reports: the two tests are what they claim, notes are a task, cases make sense; the data set."""
 
 from __future__ import annotations
 
@@ -276,7 +276,8 @@ def test_targets_without_explanations_begin_with_the_codes():
     ("settings", "told"),
     [
         ({"kind": "private"}, "data.root"), ({"korean": 1.5}, "0 to 1"), ({"test": 1}, "at least 2"),
-        ({"conditions": 3}, "at least 8"), ({"fold": 0}, "data.fold=null"), ({"root": "/no/such/folder"}, "train.jsonl"),
+        ({"conditions": 3}, "at least 8"), ({"fold": 0}, "data.fold=null"),
+        ({"root": "/no/such/folder"}, "train.jsonl"),
     ],
 )  # fmt: skip
 def test_wrong_settings_end_in_one_sentence(settings, told):

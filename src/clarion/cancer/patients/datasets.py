@@ -205,6 +205,16 @@ class SlidePatients(OmicsData):
         part = self.cohort(split)
         return pd.Series(status_at(part.time, part.event, months), part.patients, name=f"died_{months:g}m")
 
+    def datamodule(
+        self, batch_size: int, seed: int = 0, reads: str = "omics", start: str | Path | None = None, **options: Any
+    ):
+        """train and val for the trainer; reads: omics (see OmicsData) or slides (bags of tiles, see `swin.loader`)."""
+        if reads != "slides":
+            return super().datamodule(batch_size, seed, start=start, **options)
+        from clarion.cancer.swin.loader import SlideBags
+
+        return SlideBags(self, batch_size, seed, start=start, **options)
+
     def slide_facts(self) -> dict[str, dict[str, Any]]:
         """own slide id -> the reader's card of it, or {"error": why}; every file is opened once."""
         from clarion.cancer.slides.reader import open_slide

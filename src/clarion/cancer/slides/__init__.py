@@ -1,1 +1,1 @@
-"""Whole-slide images: reading (reader), tissue (tissue), tiles at a target scale (tiles), their places in HDF5 (store)."""
+"""Whole-slide images: reading, tissue, tiles at a target scale, their places in HDF5, stains."""

@@ -6,6 +6,7 @@ Files are named by pseudonym; the way back to names lies in the cache (clarion.d
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
 import multiprocessing
@@ -27,7 +28,7 @@ from clarion.cancer.slides.tissue import find_tissue
 from clarion.data.paths import named_error, nfc, walk
 from clarion.data.pseudonym import pseudonyms, write_mapping
 from clarion.errors import ClarionError, DataError, UsageError
-from clarion.record import to_json, write_atomic
+from clarion.record import read_json, to_json, write_atomic
 
 log = logging.getLogger("clarion")
 
@@ -113,16 +114,27 @@ def tile_folder(path: Path, out: Path, settings: Settings, jobs: int = 1) -> dic
             row = {"status": "failed", "error": error.recorded or str(error)}
         rows[name] = row
         log.info("%d of %d: %s %s, %s tiles", k, len(slides), name, row["status"], row.get("tiles", 0))
-    statuses = [row["status"] for row in rows.values()]
-    summary = {
-        "settings": asdict(settings),
-        **{status: statuses.count(status) for status in ("tiled", "kept", "failed")},
-        "tiles": sum(row.get("tiles", 0) for row in rows.values()),
-        "slides": dict(sorted(rows.items())),
-    }
-    write_atomic(out / "tiles.json", to_json(summary))
+    summary = _record(out, settings, rows)
     if failures:
         raise _failed(failures, len(slides))
+    return summary
+
+
+def _record(out: Path, settings: Settings, rows: dict[str, dict]) -> dict:
+    """Write tiles.json; what other commands (a cluster's tasks, one slide each) wrote by these settings stays in it."""
+    path = out / "tiles.json"
+    with open(out / ".tiles.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = read_json(path)
+        slides = (before.get("slides", {}) if before.get("settings") == asdict(settings) else {}) | rows
+        statuses = [row["status"] for row in slides.values()]
+        summary = {
+            "settings": asdict(settings),
+            **{status: statuses.count(status) for status in ("tiled", "kept", "failed")},
+            "tiles": sum(row.get("tiles", 0) for row in slides.values()),
+            "slides": dict(sorted(slides.items())),
+        }
+        write_atomic(path, to_json(summary))
     return summary
 
 

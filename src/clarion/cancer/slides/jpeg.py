@@ -43,23 +43,25 @@ class _Scan:
     restart: int  # units between restart markers, 0: none
 
 
-def decode_tile(data: bytes, tables: bytes | None, colour: str, out: np.ndarray | None = None) -> np.ndarray:
+def decode_tile(
+    data: bytes, tables: bytes | None, colour: str, width: int, height: int, out: np.ndarray | None = None
+) -> np.ndarray:
     """One tile as uint8 [height, width, 3] RGB, the pixels libjpeg gives OpenSlide.
 
     data: an abbreviated or whole JPEG stream; tables: the TIFF's JPEGTables; colour: "YCBCR" or "RGB", what the stream
-    holds; out: where to decode to. Raises DamagedTile or UnsupportedTile."""
-    _check(data, tables)
+    holds; width, height: the largest it may be; out: where to decode to. Raises DamagedTile or UnsupportedTile."""
+    _check(data, tables, width, height)
     try:
         return imagecodecs.jpeg8_decode(data, tables=tables, colorspace=colour, outcolorspace="RGB", out=out)
     except Exception as error:  # noqa: BLE001  imagecodecs raises its own and numpy's for a size that differs
         raise DamagedTile(str(error)) from error
 
 
-def _check(data: bytes, tables: bytes | None) -> None:
+def _check(data: bytes, tables: bytes | None, width: int, height: int) -> None:
     codes: dict[int, bytes] = {}
     if tables:
         codes.update(_shared_codes(tables))
-    scan = _read_markers(data, codes)
+    scan = _read_markers(data, codes, (width, height))
     look, long = _lookups(tuple(sorted(codes.items())))
     used = np.unique(scan.tables[:, 0] | scan.tables[:, 1] << 8)
     if any(t & 255 not in codes or t >> 8 not in codes for t in used.tolist()):
@@ -86,12 +88,15 @@ def _intervals(data: bytes, scan: _Scan) -> Iterator[tuple[int, bytes]]:
 @functools.lru_cache(maxsize=8)
 def _shared_codes(tables: bytes) -> dict[int, bytes]:
     codes: dict[int, bytes] = {}
-    _read_markers(tables, codes, image=False)
+    _read_markers(tables, codes)
     return codes
 
 
-def _read_markers(data: bytes, codes: dict[int, bytes], image: bool = True) -> _Scan | None:
-    """Walk the marker segments; Huffman tables go to `codes` (class << 4 | number -> counts and symbols)."""
+def _read_markers(data: bytes, codes: dict[int, bytes], most: tuple[int, int] | None = None) -> _Scan | None:
+    """Walk the marker segments; Huffman tables go to `codes` (class << 4 | number -> counts and symbols).
+
+    most: width and height that an image may have (a tile that declares more would fill the memory); None: tables only,
+    there is no image."""
     if data[:2] != b"\xff\xd8":
         raise DamagedTile("it does not start as a JPEG")
     at, restart, frame = 2, 0, None
@@ -112,16 +117,18 @@ def _read_markers(data: bytes, codes: dict[int, bytes], image: bool = True) -> _
             _read_codes(body, codes)
         elif marker == _DRI and len(body) >= 2:
             restart = int.from_bytes(body[:2], "big")
-        elif marker in (_SOF0, _SOF1):
+        elif _SOF0 <= marker <= 0xCF and marker not in (0xC8, 0xCC):
             frame = body
-        elif 0xC2 <= marker <= 0xCF and marker != 0xC8:
-            raise UnsupportedTile(f"JPEG process {marker - 0xC0}")
+            if most and (int.from_bytes(body[3:5], "big") > most[0] or int.from_bytes(body[1:3], "big") > most[1]):
+                raise DamagedTile("it declares more pixels than a tile of this slide has")
+            if marker > _SOF1:
+                raise UnsupportedTile(f"JPEG process {marker - _SOF0}")
         elif marker == _SOS:
             if frame is None:
                 raise DamagedTile("the frame header is missing")
             return _layout(frame, body, at + 2 + length, restart)
         at += 2 + length
-    if image:
+    if most:
         raise DamagedTile("it holds no scan")
     return None
 

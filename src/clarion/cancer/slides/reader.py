@@ -45,7 +45,8 @@ def open_slide(path: str | os.PathLike, mpp: float | None = None) -> Slide:
 class Slide:
     """An open slide. `levels`: (width, height, downsample) of each, largest first; `dimensions`: level 0's size.
 
-    `format`: OpenSlide's vendor, or "tiff" / "ome-tiff"; not shared between threads or processes."""
+    `format`: OpenSlide's vendor, or "tiff" / "ome-tiff". One thread reads at a time; in another process (a worker that
+    gets it pickled) it is opened anew."""
 
     def __init__(self, path: Path, mpp: float | None = None):
         self.path, self._given_mpp = path, mpp
@@ -111,6 +112,9 @@ class Slide:
         tiff.check_extent(self.path, found)
         if vendor == "aperio":
             self._blocks = {level.number: level for level in found if level.direct}
+
+    def __reduce__(self) -> tuple:
+        return open_slide, (self.path, self._given_mpp)
 
     def __enter__(self) -> Slide:
         return self

@@ -6,6 +6,7 @@ jpeg.py. Nothing but the blocks that a region touches is decoded, and no more th
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -24,6 +25,7 @@ from clarion.errors import DataError
 CACHE = 64 * 2**20  # bytes of decoded blocks kept of one slide
 MAX_SIDE = 2**21  # pixels; the largest scanners give 0.3 million
 MAX_BLOCK = 256 * 2**20  # bytes of one decoded block
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it narrates damage with file names; our errors say it
 _JPEG, _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 7, 0, 1, 2, 6
 _MICRONS = {"µm": 1.0, "um": 1.0, "μm": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
@@ -164,7 +166,8 @@ class TiffLevel:
             return out
         if self.direct:
             try:
-                return self._checked(decode_tile(self._bytes(0, index), self._tables[0], self._colour, out), index)
+                data, size = self._bytes(0, index), (self.block_width, self.block_height)
+                return self._checked(decode_tile(data, self._tables[0], self._colour, *size, out), index)
             except UnsupportedTile:
                 pass  # progressive: libjpeg's work, and nothing walks its codes
         try:

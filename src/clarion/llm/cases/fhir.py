@@ -104,7 +104,7 @@ def _validate(resource: Mapping[str, Any], where: str) -> None:
     told = "unknown resource"
     if isinstance(problem, ValidationError):
         first = problem.errors()[0]
-        told = f"{'.'.join(map(str, first['loc'])) or 'resource'}: {first['msg']}"[:160]
+        told = f"{'.'.join(map(str, first['loc'])) or 'resource'}: {' '.join(first['msg'].split())}"[:160]
     raise DataError(f"{where}: the {resource['resourceType']} is no valid FHIR R4B or R5 ({told}).")
 
 

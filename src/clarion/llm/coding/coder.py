@@ -1,8 +1,8 @@
 """`TextCoder`: a note, or what a language model wrote, to ICD-10-CM codes with their places.
 
 In this order: codes that are written down; phrases of the lexicon (titles, inclusion terms, synonyms, abbreviations,
-Korean), each resolved to the leaf with its eye and stage; and, for clauses in which nothing was read, the nearest phrase
-by sentence embedding above a calibrated threshold. What is negated, past, of the family, hypothetical or of the wrong
+Korean), each resolved to the leaf with its eye and stage; and, for clauses in which nothing was read, the nearest
+phrase by embedding above a calibrated threshold. What is negated, past, of the family, hypothetical or of the wrong
 eye is dropped with its reason. A broader code beside a narrower one, a symptom beside a diagnosis and a part of another
 code are dropped likewise.
 """
@@ -19,14 +19,19 @@ from clarion.llm.coding.embedding import Match, PhraseIndex, SentenceEncoder, Th
 from clarion.llm.coding.laterality import declared_side, fellow_side, find_sides, parse_side, side_of
 from clarion.llm.coding.lexicon import Found, Lexicon, lexicon
 from clarion.llm.coding.pruning import prune
-from clarion.llm.coding.resolve import Resolver
 from clarion.llm.coding.residue import Clause, residual_clauses
+from clarion.llm.coding.resolve import Resolver
 from clarion.llm.coding.words import Words, composed, read_words
 from clarion.llm.coding.written import listed_from, written_codes
 
 LONGEST = 262_144  # characters of a note that are read: the time of one note is bounded
 NEAR = 10  # words to each side of a finding in which its stage and details are looked for
-_WRITTEN, _TITLE, _OTHER_ORDER, _SYNONYM = 1.0, 0.98, 0.9, 0.95  # ranks, no probabilities: rules have no doubt of a number
+_WRITTEN, _TITLE, _OTHER_ORDER, _SYNONYM = (
+    1.0,
+    0.98,
+    0.9,
+    0.95,
+)  # ranks, no probabilities: rules have no doubt of a number
 _SEVERITY = frozenset("mild moderate severe early advanced intermediate indeterminate".split())
 
 
@@ -67,10 +72,10 @@ class Coded:
 class TextCoder:
     """Text to ICD-10-CM.
 
-    system: "icd10cm". scope: which titles are looked for: "eye" (chapter 7 and the eye's codes of other chapters such as
+    system: "icd10cm". scope: which titles are looked for: "eye" (chapter 7 and the eye's codes of others such as
     diabetic retinopathy), a chapter ("7"), block or code, several, or None for all of ICD-10-CM; codes that are written
     down count in any scope. threshold: cosine from which an embedding match counts (None: as calibrated). embedding:
-    false leaves the rules alone. encoder: a SentenceEncoder (None: the packaged all-MiniLM-L6-v2, loaded at first need).
+    false leaves the rules alone. encoder: a SentenceEncoder (None: the packaged all-MiniLM-L6-v2, loaded at need).
     """
 
     def __init__(
@@ -153,14 +158,20 @@ class TextCoder:
             note.failures.append("The note is empty: there is nothing to code.")
             return note
         if len(text) > LONGEST:
-            note.failures.append(f"The note has {len(text):,} characters: the first {LONGEST:,} were read, split it to read all.")
+            note.failures.append(
+                f"The note has {len(text):,} characters: the first {LONGEST:,} were read, split it to read all."
+            )
         listed = listed_from(note.text)
         codes = written_codes(note.text, self.system, self.lexicon, listed)
         if note.side is None:
             note.side = declared_side(note.text)
         note.words = words = read_words(note.text)
         findings = [] if listed is not None else self.lexicon.find(words)
-        findings = [f for f in findings if not any(c.start < words.ends[f.last] and words.starts[f.first] < c.end for c in codes)]
+        findings = [
+            f
+            for f in findings
+            if not any(c.start < words.ends[f.last] and words.starts[f.first] < c.end for c in codes)
+        ]
         spans = [(f.first, f.last) for f in findings]
         for k, side in find_sides(words):
             note.sides.setdefault(words.sentences[k], []).append((k, side))
@@ -174,7 +185,9 @@ class TextCoder:
             self._add(note, found, verdict, together[words.sentences[found.first]])
         self._add_written(note, codes)
         if self.embedding and listed is None:
-            note.clauses = residual_clauses(note.text, words, spans, [(c.start, c.end) for c in codes], self.lexicon.vocabulary)
+            note.clauses = residual_clauses(
+                note.text, words, spans, [(c.start, c.end) for c in codes], self.lexicon.vocabulary
+            )
         return note
 
     def _add(self, note: _Note, found: Found, verdict, spans) -> None:
@@ -195,12 +208,24 @@ class TextCoder:
     def _add_written(self, note: _Note, codes) -> None:
         marks = []
         for c in codes:
-            inside = [k for k in range(len(note.words)) if note.words.starts[k] < c.end and c.start < note.words.ends[k]]
+            inside = [
+                k for k in range(len(note.words)) if note.words.starts[k] < c.end and c.start < note.words.ends[k]
+            ]
             marks.append((inside[0], inside[-1]) if inside else (0, 0))
         for c, mark, verdict in zip(codes, marks, verdicts(note.text, note.words, marks), strict=True):
             if c.code is None:
                 note.failures.append(self.system.unknown(c.text))
-                span = CodeSpan(None, "", c.start, c.end, c.text, 0.0, "code", reason="no_such_code", detail=self.system.unknown(c.text))
+                span = CodeSpan(
+                    None,
+                    "",
+                    c.start,
+                    c.end,
+                    c.text,
+                    0.0,
+                    "code",
+                    reason="no_such_code",
+                    detail=self.system.unknown(c.text),
+                )
                 note.dropped.append(span)
                 continue
             side = self.resolver.leaf(c.code).side if self.system.is_leaf(c.code) else None
@@ -246,7 +271,9 @@ class TextCoder:
 
     # ------------------------------------------------------------------------------------------- parts
 
-    def _span(self, code: str, start: int, end: int, note: _Note, confidence: float, how: str, side: str | None) -> CodeSpan:
+    def _span(
+        self, code: str, start: int, end: int, note: _Note, confidence: float, how: str, side: str | None
+    ) -> CodeSpan:
         return CodeSpan(
             code, self.system.title(code), start, end, note.text[start:end], round(confidence, 4), how,
             laterality=side, chain=self.system.chain(code),

@@ -21,8 +21,9 @@ from clarion.llm.coding.words import Words, read_words, table
 EFFECTS = ("negated", "historical", "family", "hypothetical")
 _HEADING = re.compile(r"(?:^|(?<=[.;!?] ))[ \t]*(?:[-*•#\d.)]+[ \t]*)?([^:：\n.;]{2,40})[:：]", re.MULTILINE)
 _HEADINGS = {
-    "historical": "past ocular history;past medical history;past history;ocular history;medical history;surgical history;"
-    "history;previous diagnosis;past surgical history;previous history;prior diagnosis;@history;past ocular surgery",
+    "historical": "past ocular history;past medical history;past history;ocular history;medical history;"
+    "surgical history;history;previous diagnosis;past surgical history;previous history;prior diagnosis;"
+    "@history;past ocular surgery",
     "family": "family history;family ocular history;@family;@kin",
     "hypothetical": "differential diagnosis;differential;ddx;return precaution;warning sign;@suspected",
     "negated": "pertinent negative;negative",

@@ -11,11 +11,14 @@ from clarion.llm.coding.words import Words, read_words
 
 SIDES = ("right", "left", "bilateral")
 _ALIASES = {
-    "od": "right", "r": "right", "re": "right", "right": "right", "os": "left", "l": "left", "le": "left", "left": "left",
+    "od": "right", "r": "right", "re": "right", "right": "right", "os": "left", "l": "left", "le": "left",
+    "left": "left",
     "ou": "bilateral", "b": "bilateral", "both": "bilateral", "bilateral": "bilateral", "우안": "right", "좌안": "left",
     "양안": "bilateral",
 }  # fmt: skip
-_NO_SIDE_AFTER = frozenset("away now after before handed hand arm leg foot ear lung knee shoulder heart ventricular".split())
+_NO_SIDE_AFTER = frozenset(
+    "away now after before handed hand arm leg foot ear lung knee shoulder heart ventricular".split()
+)
 _DECLARED = re.compile(
     r"(?:study eye|affected eye|operated eye|operative eye|index eye|treated eye|laterality|eye of interest|eye|"
     r"대상\s?안|환측\s?안|수술\s?안|이환\s?안)[ \t]*[:：=][ \t]*(\S+(?:[ \t]+eyes?)?)",
@@ -27,7 +30,7 @@ _TURNS = frozenset(("and", "while", "whereas", "but", "with", "@turn", "및", "�
 
 
 def parse_side(text: str | None) -> str | None:
-    """"OD", "right", "우안" -> "right"; None stays None. Raises UsageError for anything else."""
+    """ "OD", "right", "우안" -> "right"; None stays None. Raises UsageError for anything else."""
     if text is None or not str(text).strip():
         return None
     side = _ALIASES.get(str(text).strip().lower().replace(".", ""))
@@ -102,13 +105,14 @@ def side_of(
         return min(after)[1]
     if before:
         return min(before)[1]
-    # Another finding stands between: a list behind one eye ("OD: cataract, POAG; OS: ...") belongs to the last eye named.
+    # Another finding stands between: a list behind one eye ("OD: cataract, POAG") belongs to the last eye named.
     preceding = [(first - k, side) for k, side in here if k < first]
     return min(preceding)[1] if preceding else None
 
 
 def _parts(words: Words, sentence: int) -> dict[int, int]:
-    """Word -> number of the part of its sentence, cut at commas and conjunctions. A colon joins, as in "OD: cataract"."""
+    """Word -> number of the part of its sentence, cut at commas and conjunctions. A colon joins,
+    as in "OD: cataract"."""
     found, part = {}, 0
     for k in range(bisect_left(words.sentences, sentence), bisect_right(words.sentences, sentence)):
         heads = k > 0 and words.text[k - 1] in ("eye", "bilateral")

@@ -21,9 +21,32 @@ from clarion.codes.icd10cm import CodeSystem, icd10cm
 from clarion.errors import UsageError
 from clarion.llm.coding.words import SKIPPED, Words, composed, expansions, read_words, table
 
-EYE = ("7", "E08.3", "E09.3", "E10.3", "E11.3", "E13.3", "B30", "C69", "D31", "G24.5", "L03.213", "Q10", "Q11", "Q12", "Q13", "Q14", "Q15", "S05", "Z96.1")
+EYE = (
+    "7",
+    "E08.3",
+    "E09.3",
+    "E10.3",
+    "E11.3",
+    "E13.3",
+    "B30",
+    "C69",
+    "D31",
+    "G24.5",
+    "L03.213",
+    "Q10",
+    "Q11",
+    "Q12",
+    "Q13",
+    "Q14",
+    "Q15",
+    "S05",
+    "Z96.1",
+)
 # Grammar between the words of a phrase; anything else that joins or parts findings ends a match in free order.
-_JOINTS = frozenset("and or with without no not but while versus vs rule r out history possible suspected denies if risk negative likely".split())
+_JOINTS = frozenset(
+    "and or with without no not but while versus vs rule r out history possible suspected denies if risk negative "
+    "likely".split()
+)
 _SIDE_WORDS = frozenset(("right", "left", "bilateral"))
 _AFTER_SIDE = frozenset(("eye", "side"))
 _FREE_ORDER = 0.9  # weight of a match in another order beside one word for word
@@ -112,7 +135,9 @@ class Lexicon:
             if codes:
                 words = phrase_words(row[1])
                 # A name of the field means these codes, also where a title has the same words.
-                self.phrases[words] = Phrase(words, codes, "synonym", tuple((row + [""])[3].split(",")) if len(row) > 3 else ())
+                self.phrases[words] = Phrase(
+                    words, codes, "synonym", tuple((row + [""])[3].split(",")) if len(row) > 3 else ()
+                )
 
     def _add(self, words: tuple[str, ...], code: str, how: str) -> None:
         if not words or words in _TOO_BROAD:
@@ -173,6 +198,10 @@ class Lexicon:
     def _unbroken(self, words: Words, places: tuple[int, ...], phrase: Phrase) -> bool:
         inside = set(places)
         foreign = [words.text[k] for k in range(places[0], places[-1] + 1) if k not in inside]
+        if any(w in _SIDE_WORDS for w in foreign) and any(
+            words.breaks[k] for k in range(places[0] + 1, places[-1] + 1)
+        ):
+            return False  # behind a comma and an eye another finding begins
         rest = [w for w in foreign if w not in SKIPPED and w not in _SIDE_WORDS and w not in _AFTER_SIDE]
         return len(rest) <= _SLACK and not any(w in _JOINTS or w.startswith("@") for w in rest)
 
@@ -190,9 +219,13 @@ class Lexicon:
 
 
 # Words that make no diagnosis alone, though a title consists of them ("Other specified disorders of eyelid").
-_TOO_BROAD = {
-    (w,) for w in "other eye unspecified hemorrhage edema disorder syndrome infection injury cyst scar burn pain crisis avulsion prematurity".split()
-} | {("other", "disorder"), ("other", "cataract"), ("visual", "disturbance"), ("ocular", "pain"), ("other", "glaucoma")}  # fmt: skip
+_GENERAL = (
+    "other eye unspecified hemorrhage edema disorder syndrome infection injury cyst scar burn pain crisis avulsion "
+    "prematurity"
+)
+_TOO_BROAD = {(w,) for w in _GENERAL.split()}
+_TOO_BROAD |= {("other", w) for w in ("disorder", "cataract", "glaucoma")}
+_TOO_BROAD |= {("visual", "disturbance"), ("ocular", "pain")}
 
 
 def _steals_side(words: Words, places: tuple[int, ...]) -> bool:
@@ -262,7 +295,8 @@ def _window(words: Words, places: list[list[int]]) -> tuple[int, ...] | None:
 
 @lru_cache(maxsize=4)
 def lexicon(scope: str | tuple[str, ...] | None = "eye") -> Lexicon:
-    """The lexicon of a scope: "eye" (chapter 7 and the eye's codes of other chapters), a code, block or chapter, several
+    """The lexicon of a scope: "eye" (chapter 7 and the eye's codes of other chapters), a code, block or chapter,
+    several
     of them, or None for all of ICD-10-CM. Raises UsageError for a scope that does not exist."""
     system = icd10cm()
     if scope is None:
@@ -275,7 +309,7 @@ def lexicon(scope: str | tuple[str, ...] | None = "eye") -> Lexicon:
     for root in roots:
         name = system.normalise(root)
         if name is None:
-            near = ", ".join(system.suggest(root))
-            raise UsageError(f"scope {root!r} is no code, block or chapter of {system.name}; write eye, 7, H40{', or ' + near if near else ''}.")
+            near = ", ".join(["eye", "7", "H40", *system.suggest(root)])
+            raise UsageError(f"scope {root!r} is no code, block or chapter of {system.name}; write one such as {near}.")
         found.append(name)
     return Lexicon(system, found)

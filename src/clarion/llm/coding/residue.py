@@ -13,11 +13,13 @@ LONGEST_CLAUSE = 24  # words; a longer one is no name of a diagnosis
 MOST_CLAUSES = 400  # of one note: bounds its time
 # Words of titles that say nothing about eyes; a clause of such words alone is not looked at.
 _PLAIN = frozenset(
-    "and or with without no not other unspecified type one two 1 2 3 4 5 6 7 8 9 0 time day year old patient eye category side "
-    "stage normal due level following disease disorder condition general mild moderate severe right left bilateral "
+    "and or with without no not other unspecified type one two 1 2 3 4 5 6 7 8 9 0 time day year old patient eye "
+    "category side stage normal due level following disease disorder condition general mild moderate severe right "
+    "left bilateral "
     "procedure surgery following test use as from body part all primary secondary new initial common first second "
     "associated classified elsewhere defined usa complicating syndrome light field under external area low high risk "
-    "early age related total single multiple partial full change contact ocular history past blood pressure vision visual".split()
+    "early age related total single multiple partial full change contact ocular history past blood pressure vision "
+    "visual".split()
 )
 # A clause with one of these reports a normal state or an action: near a title in an embedding, no diagnosis.
 _NO_FINDING = frozenset(
@@ -25,14 +27,15 @@ _NO_FINDING = frozenset(
     "regular transparent bright performed taken scheduled tested measured planned requested implanted prescribed given "
     "obtained recommended explained repeated reviewed offered ordered wear wore wearing worn inserted replaced placed "
     "examined photographed imaged scanned injected instilled dilated discussed consented stopped started continued "
-    "clinic service doctor ophthalmologist consult examination allergy allergic thickness length count ratio mmhg micrometer "
-    "photograph tomography angiography ultrasound gonioscopy perimetry topography tear drop".split()
+    "clinic service doctor ophthalmologist consult examination allergy allergic thickness length count ratio mmhg "
+    "micrometer photograph tomography angiography ultrasound gonioscopy perimetry topography tear drop".split()
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """words: what is encoded (normalised, without eyes); first..last: words of the stream; verdict: why not asserted."""
+    """words: what is encoded (normalised, without
+    eyes); first..last: words of the stream; verdict: why not asserted."""
 
     words: tuple[str, ...]
     first: int
@@ -49,7 +52,8 @@ def residual_clauses(
     codes: Sequence[tuple[int, int]],
     vocabulary: frozenset[str],
 ) -> list[Clause]:
-    """Sentences without a finding, whole where they are short, else cut at commas; only those with a word of the eye."""
+    """Sentences without a finding, whole where they are short,
+    else cut at commas; only those with a word of the eye."""
     taken = {words.sentences[f] for f, _ in findings}
     covered = {k for first, last in findings for k in range(first, last + 1)}
     for start, end in codes:

@@ -15,9 +15,18 @@ from clarion.llm.coding.laterality import title_side
 from clarion.llm.coding.lexicon import Phrase, phrase_words
 
 # Words of titles that add nothing to be looked for in a note.
-_IDLE = frozenset("unspecified eye eyelid stage with and or side orbit lacrimal passage gland disease not elsewhere classified".split())
-_EQUAL = {"advanced": "severe", "early": "mild", "end": "severe", "endstage": "severe", "quiescent": "inactive", "intermediate": "intermediate"}
-_SUBFOVEAL = {"intermediate": {"moderate"}}  # dry AMD is staged early, intermediate, advanced
+_IDLE = frozenset(
+    "unspecified eye eyelid stage with and or side orbit lacrimal passage gland disease not elsewhere "
+    "classified".split()
+)
+_EQUAL = {
+    "advanced": "severe",
+    "early": "mild",
+    "end": "severe",
+    "endstage": "severe",
+    "quiescent": "inactive",
+    "intermediate": "intermediate",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,9 @@ class Resolver:
             if leaf.excluded and leaf.excluded <= near | known:
                 continue
             exact_side = leaf.side == side if side else leaf.side in (None, "unspecified")
-            fitting.append(((exact_side, len(extra), -len(leaf.excluded - known) if not leaf.excluded else 0, leaf.vague), leaf))
+            fitting.append(
+                ((exact_side, len(extra), -len(leaf.excluded - known) if not leaf.excluded else 0, leaf.vague), leaf)
+            )
         if not fitting:
             return None
         top = max(key for key, _ in fitting)

@@ -23,7 +23,9 @@ _WORD = re.compile(
 _SENTENCE = re.compile(r"[.!?。](?=\s|$)\s*|[\n\r]+|;\s*|\s[•▪]\s?")
 _BREAK = re.compile(r"[,:(/|\u3001]|\s[-–—]\s")
 _EYES = {"d": ("right", "eye"), "s": ("left", "eye"), "u": ("bilateral",)}
-_DOSE = re.compile(r"(?:\d\s*(?:mg|ml|mcg|g|drops?|gtts?|tabs?|caps?|iu|%)|po|tid|qid|bid|drops?|tabs?)\s*$", re.IGNORECASE)
+_DOSE = re.compile(
+    r"(?:\d\s*(?:mg|ml|mcg|g|drops?|gtts?|tabs?|caps?|iu|%)|po|tid|qid|bid|drops?|tabs?)\s*$", re.IGNORECASE
+)
 _PREFIXES = frozenset("non pseudo micro retro vitreo chorio kerato irido hyper hypo neo sub pre intra".split())
 SKIPPED = frozenset("of the a an in to due on at for by nos".split())  # no part of a phrase that is matched
 _AMERICAN = {

@@ -11,14 +11,17 @@ KINDS = ("eyes", "order", "shorthand", "typo", "words")
 _SHORTHAND = (
     ("degeneration", "degen"), ("inflammation", "inflamm"), ("secondary", "2ndary"), ("chronic", "chr"),
     ("acute", "ac"), ("anterior", "ant"), ("posterior", "post"), ("peripheral", "periph"), ("unspecified", "unsp"),
-    ("disorders", "d/o"), ("syndrome", "synd"), ("congenital", "congen"), ("traumatic", "traum"), ("hemorrhage", "hemorrh"),
+    ("disorders", "d/o"), ("syndrome", "synd"), ("congenital", "congen"), ("traumatic", "traum"), ("hemorrhage",
+    "hemorrh"),
     ("detachment", "detach"), ("conjunctivitis", "conjxvitis"), ("stage", "stg"), ("with", "w/"), ("without", "w/o"),
     ("glaucoma", "glauc"), ("cataract", "cat"), ("moderate", "mod"), ("nonexudative", "nonexud"), ("exudative", "exud"),
 )  # fmt: skip
 _OTHER_WORDS = (
-    ("hemorrhage", "bleeding"), ("edema", "swelling"), ("eyelid", "lid"), ("opacity", "clouding"), ("opacities", "clouding"),
+    ("hemorrhage", "bleeding"), ("edema", "swelling"), ("eyelid", "lid"), ("opacity", "clouding"), ("opacities",
+    "clouding"),
     ("degeneration", "deterioration"), ("atrophy", "wasting"), ("occlusion", "blockage"), ("stenosis", "narrowing"),
-    ("detachment", "separation"), ("age-related", "senile"), ("neovascularization", "new vessels"), ("ulcer", "ulceration"),
+    ("detachment", "separation"), ("age-related", "senile"), ("neovascularization", "new vessels"), ("ulcer",
+    "ulceration"),
     ("inflammation", "inflammatory change"), ("foreign body", "embedded object"), ("secondary to", "caused by"),
     ("bilateral", "both eyes"), ("severe stage", "advanced"), ("mild stage", "early"), ("disorders", "diseases"),
     ("unspecified", "not specified"), ("rupture", "tear"), ("dislocation", "displacement"), ("retained", "residual"),
@@ -33,7 +36,11 @@ def perturb(title: str, kind: str, draw: random.Random) -> str:
 
 def _eyes(title: str, draw: random.Random) -> str:
     """right eye -> OD or RE, left eye -> OS or LE, bilateral -> OU."""
-    for name, short in (("right eye", ("OD", "o.d.", "RE")), ("left eye", ("OS", "o.s.", "LE")), ("bilateral", ("OU", "both eyes"))):
+    for name, short in (
+        ("right eye", ("OD", "o.d.", "RE")),
+        ("left eye", ("OS", "o.s.", "LE")),
+        ("bilateral", ("OU", "both eyes")),
+    ):
         title = re.sub(name, draw.choice(short), title, flags=re.IGNORECASE)
     return title
 

@@ -89,7 +89,19 @@ def measure(seed: int = 0) -> dict[str, Any]:
             right = wilson(sum(s.right for s in kept), len(positive))
             false = wilson(sum(not s.diagnosis for s in kept), len(negative))
             precise = wilson(sum(s.right for s in kept), len(kept)) if kept else None
-            rows.append([split, name, cosine, len(positive), right.value, len(negative), false.value, len(kept), precise and precise.value])
+            rows.append(
+                [
+                    split,
+                    name,
+                    cosine,
+                    len(positive),
+                    right.value,
+                    len(negative),
+                    false.value,
+                    len(kept),
+                    precise and precise.value,
+                ]
+            )
             if name == "committed":
                 figures[f"{split}: paraphrases right"] = _figure(right, len(positive))
                 figures[f"{split}: non-diagnoses coded"] = _figure(false, len(negative))
@@ -107,13 +119,16 @@ def measure(seed: int = 0) -> dict[str, Any]:
     return {
         "part": "threshold",
         "title": "Embedding match: the threshold on paraphrases and non-diagnoses",
-        "columns": ["clauses", "threshold", "cosine", "paraphrases", "right", "non-diagnoses", "coded", "accepted", "of these right"],
+        "columns": ["clauses", "threshold", "cosine", "paraphrases", "right", "non-diagnoses", "coded", "accepted",
+        "of these right"],
         "rows": rows,
         "notes": [
-            "The rows count what the embedding adds where the rules read nothing; the last figures are of the whole coder. "
+            "The rows count what the embedding adds where the rules read nothing; the last figures are of the whole "
+            "coder. "
             "right: the code lies below the category that the clause paraphrases. "
             "Threshold and logistic are fitted on the calibration half alone; both halves have one author.",
-            f"A new fit gives cosine {fitted['cosine']}, slope {fitted['slope']}, offset {fitted['offset']}; committed: "
+            f"A new fit gives cosine {fitted['cosine']}, slope {fitted['slope']}, offset {fitted['offset']}; "
+            f"committed: "
             f"{committed.cosine}, {committed.slope}, {committed.offset}.",
         ],
         "n": len(scored),

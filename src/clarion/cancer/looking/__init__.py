@@ -1,0 +1,1 @@
+"""Where a slide model looked: window attention, Grad-CAM and MIL attention on the slide, and whether that is true."""
