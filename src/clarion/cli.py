@@ -227,6 +227,29 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="slides at once, a process each (default: 1)")
     p.set_defaults(run=slides)
 
+    p = commands.add_parser("review", help="texts of runs as a blind sheet for experts; their ratings read back")
+    p.add_argument("action", choices=["sheet", "read"])
+    p.add_argument("paths", nargs="+", metavar="PATH", help="sheet: run directories; read: filled csv files")
+    p.add_argument("--out", default=None, metavar="FILE", help="sheet: FILE.csv or FILE.html; read: also as FILE.json")
+    p.add_argument("--split", default=None, help="sheet: whose texts (default: test)")
+    p.add_argument("--n", type=int, default=None, metavar="N", help="sheet: at most so many patients (default: all)")
+    p.add_argument("--key", default=None, metavar="FILE", help="read: NAME.key.json (default: beside the files)")
+    p.add_argument("--seed", type=int, default=0, help="of the blind order and of the intervals (default: 0)")
+    p.add_argument("--format", choices=["text", "json"], default="text")
+    p.set_defaults(run=review)
+
+    p = commands.add_parser("look", help="where a slide model looked: maps on the slides, and whether they are true")
+    p.add_argument("model", metavar="RUN", help="a run directory of a swin_mil model (its best checkpoint is used)")
+    p.add_argument("--sample", action="append", default=[], metavar="ID", help="this patient alone (repeatable)")
+    p.add_argument("--split", default="test", help="whose patients: train, val or test (default: test)")
+    p.add_argument("--patients", type=int, default=None, metavar="N", help="at most so many (default: all)")
+    p.add_argument("--pages", type=int, default=4, metavar="N", help="patients with maps and a page (default: 4)")
+    p.add_argument("--operator", default="rollout", help="merges the stages: rollout, mean or last (default: rollout)")
+    p.add_argument("--out", required=True, metavar="DIR", help="looking.json and a folder a patient")
+    p.add_argument("--format", choices=["md", "json"], default="md")
+    p.add_argument("--device", default="auto")
+    p.set_defaults(run=look)
+
     p = commands.add_parser("export", help="a trained model for other programs, checked against its checkpoint")
     p.add_argument("run_directory", metavar="RUN", help="a run directory (its best checkpoint is used)")
     p.add_argument("--format", required=True, metavar="FORMAT", help="onnx, torchscript, safetensors or hf")
@@ -444,6 +467,12 @@ def instruct(args: argparse.Namespace) -> int:
     return 0
 
 
+def review(args: argparse.Namespace) -> int:
+    from clarion import reviewing
+
+    return reviewing.review(args.action, args.paths, args)
+
+
 def merge(args: argparse.Namespace) -> int:
     from clarion.merging import merge_run
 
@@ -509,6 +538,19 @@ def slides(args: argparse.Namespace) -> int:
     settings = Settings(**chosen, inks=not args.no_inks)
     summary = tile_folder(Path(args.path).expanduser(), Path(args.out).expanduser(), settings, args.jobs)
     print(json.dumps(summary, ensure_ascii=False, indent=2))
+    return 0
+
+
+def look(args: argparse.Namespace) -> int:
+    from clarion import looking
+    from clarion.record import to_json
+
+    _log_to_stderr()
+    result = looking.look_run(Path(args.model), Path(args.out).expanduser(), args.sample, args.split, args.pages,
+                              args.operator, args.patients, args.device)  # fmt: skip
+    pages = sum(f.endswith(".html") for row in result["patients"] for f in row["files"])
+    print(f"written: {result['out']}/looking.json and {pages} pages", file=sys.stderr)
+    print(to_json(result) if args.format == "json" else looking.markdown(result), end="")
     return 0
 
 

@@ -107,6 +107,18 @@ class Survival(Served):
         return self.module._risk(logits), survival
 
 
+class Patches(Served):
+    """The encoder of a slide model: what is run over a million tiles; the pooling behind it stays with Clarion."""
+
+    inputs = {"patch": {0: "batch"}}
+    outputs = ("features",)
+    meaning = {"patch": "uint8 [batch, height, width, 3], RGB tiles of the size and scale of the model's `tiles`",
+               "features": "float32 [batch, width], before the pooling"}  # fmt: skip
+
+    def forward(self, patch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.module.network.encoder(patch),)
+
+
 class Whole(Served):
     """A module of somebody else's: its network's first input, its first output."""
 
@@ -129,6 +141,8 @@ def served(job: Job) -> tuple[Served, list[torch.Tensor]]:
     if module is None or not hasattr(module, "network"):
         raise UsageError(f"model={job.cfg.model.name} has no network to export.")
     task = str(job.cfg.model.task)
+    if hasattr(module, "patches"):
+        return Patches(module), [module.patches(job.samples)]
     if task == "survival":
         batch = capture(module, module, job.samples)
         return Survival(module, list(batch)), list(batch.values())

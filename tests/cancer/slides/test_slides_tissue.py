@@ -9,7 +9,6 @@ from drawn_slides import tissue_picture, write_pyramid
 
 from clarion.cancer.slides.reader import open_slide
 from clarion.cancer.slides.tissue import BACKGROUND, BLUR, BUBBLE, FOLD, KINDS, PEN, TISSUE, classify, find_tissue, look
-from clarion.errors import DataError
 
 CELL = 16  # pixels of level 0 a cell, at 0.5 um a pixel
 
@@ -101,11 +100,11 @@ def test_shares_are_areas(tmp_path, picture):
     assert tissue.shares(np.array([[16 * CELL, 24 * CELL]]), 10 * CELL)[0, TISSUE] == pytest.approx(cells.mean())
 
 
-def test_a_map_too_large_is_refused_before_reading(tmp_path, picture, monkeypatch):
-    monkeypatch.setattr("clarion.cancer.slides.tissue.MAX_CELLS", 5000)
-    with open_slide(write_pyramid(tmp_path / "a.tif", picture)) as slide:
-        with pytest.raises(DataError, match="raise cell_um"):
-            find_tissue(slide)
+def test_large_slides_get_larger_cells(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("clarion.cancer.slides.tissue.MAX_CELLS", 1300)
+    tissue = map_of(tmp_path, picture)
+    assert 1200 < tissue.mask.size <= 1400 and tissue.cell_um == pytest.approx(15.9, abs=0.2)
+    assert tissue.counts["kept"] / tissue.mask.size == pytest.approx(0.36, abs=0.04)
 
 
 PENS = ("no-tissue-green-pen", "no-tissue-red-pen")

@@ -8,6 +8,7 @@ learns to live with either.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ class FusionConfig(PretrainedConfig):
     ):  # fmt: skip
         if isinstance(text_config, Mapping):
             text_config = AutoConfig.for_model(**text_config)
-        self.text_config = text_config
+        self.text_config = copy.deepcopy(text_config)  # the base class sets its attention; a given model keeps its own
         self.modalities = {name: int(width) for name, width in (modalities or {}).items()}
         self.tokens, self.hidden, self.dropout = int(tokens), int(hidden), float(dropout)
         self.modality_dropout, self.placeholder_id = float(modality_dropout), int(placeholder_id)
@@ -112,14 +113,11 @@ class FusedCausalLM(PreTrainedModel):
     _supports_sdpa = _supports_flash_attn = _supports_attention_backend = True
 
     def __init__(self, config: FusionConfig, llm: Any = None):
-        attention = getattr(llm, "config", config)._attn_implementation
         super().__init__(config)
         self.projector = Projector(config, config.text_config.hidden_size)
         self.llm = AutoModelForCausalLM.from_config(config.text_config) if llm is None else llm
-        if llm is None:
+        if llm is None:  # given weights would be initialised anew
             self.post_init()
-        else:  # which would initialise given weights anew
-            llm.config._attn_implementation = attention  # the constructor above has set that of config.text_config
         if (words := self.get_input_embeddings().weight).device.type != "meta":
             self.projector.match(words)
 

@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 from skimage.filters import threshold_otsu
 
-from clarion.cancer.slides.files import slide_error
 from clarion.cancer.slides.reader import Slide
 
 KINDS = ("background", "kept", "pen", "fold", "blur", "bubble")  # the values of a map
 BACKGROUND, TISSUE, PEN, FOLD, BLUR, BUBBLE = range(6)
 CELL_UM = 8.0
 FINE = 4  # pixels of the sharpness image a side of a cell
-MAX_CELLS = 40_000_000  # of a map: 6,300 cells (5 cm) a side
+MAX_CELLS = 5_000_000  # of a map (18 x 18 mm); larger slides get larger cells, so that memory stays below 1 GB
 
 OTSU_LIMITS = (0.05, 0.11)  # saturation 0 to 1: glass stays below .03, the palest eosin above .12
 MIN_AREA_UM2, MAX_HOLE_UM2 = 10_000.0, 20_000.0  # smaller pieces are debris, smaller holes belong to the tissue
@@ -82,13 +81,12 @@ def _at(sums: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 def find_tissue(slide: Slide, cell_um: float = CELL_UM, inks: bool = True) -> Tissue:
     """The tissue of a slide. Raises DataError where the slide does not say its scale.
 
-    cell_um: side of a cell. inks: look for coloured pens; False for immunostains, whose brown and blue are colours of
-    inks. Read in pieces: memory does not grow with the slide's pixels, only with the map."""
-    fine = max(1.0, cell_um / FINE / slide.mpp)
+    cell_um: least side of a cell. inks: look for pens; False for immunostains, whose brown and blue are colours of
+    inks. Read in pieces: memory does not grow with the slide's pixels, and the map has MAX_CELLS at most."""
     width, height = slide.dimensions
+    cell_um = max(cell_um, slide.mpp * (width * height / MAX_CELLS) ** 0.5)
+    fine = max(1.0, cell_um / FINE / slide.mpp)
     columns, rows = -(-round(width / fine) // FINE), -(-round(height / fine) // FINE)
-    if columns * rows > MAX_CELLS:
-        raise slide_error(slide.path, f"would give a map of {columns} x {rows} cells; raise cell_um or check its mpp.")
     colour = np.full((rows, columns, 3), 255, np.float32)
     energy = np.zeros((rows, columns, 2), np.float32)
     for left, top, piece in slide.blocks(fine, FINE):

@@ -1,0 +1,86 @@
+"""FusionPatients: patients with slide, omics and survival, as a fused language model is trained and asked about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clarion.cancer.fusion.ablation import ablate
+from clarion.cancer.fusion.prompts import Prompter
+from clarion.cancer.patients.datasets import SlidePatients
+from clarion.cancer.transformer.heads import MOST_WEIGHT
+from clarion.errors import DataError, UsageError
+from clarion.evaluators.survival_curves import censoring
+
+PROMPT = {"modality": "rna", "shown": 10, "told": 3, "months": 60.0, "language": "en", "min_events": 10}
+ABLATION = {"patients": 24, "texts": 0}
+
+
+class FusionPatients(SlidePatients):
+    """SlidePatients with prompts. prompt: {modality, shown, told (genes in prompt and rationale), months (horizon),
+    language (of the rationale), min_events (of the Cox table)}; ablation: {patients: how many of the test are predicted
+    with inputs zeroed and shuffled, texts: how many of them also write}. Everything else: SlidePatients.
+
+    The unimodal models that the fusion starts from are trained on this very data: same patients, same splits."""
+
+    def __init__(
+        self, *args: Any, prompt: Mapping[str, Any] | None = None, ablation: Mapping[str, Any] | None = None,
+        **options: Any,
+    ):  # fmt: skip
+        super().__init__(*args, **options)
+        self.prompt, self.ablation = PROMPT | dict(prompt or {}), ABLATION | dict(ablation or {})
+        for name, given, known in (("prompt", self.prompt, PROMPT), ("ablation", self.ablation, ABLATION)):
+            if strange := sorted(set(given) - set(known)):
+                raise UsageError(f"data.{name}.{strange[0]} is unknown; it has {', '.join(known)}.")
+
+    @cached_property
+    def prompter(self) -> Prompter:
+        """Fitted on the training patients; refuses val and test patients among them."""
+        others = [p for split, ids in self.splits.items() if split != "train" for p in ids]
+        return Prompter.fit(self.cohort("train"), others, **self.prompt)
+
+    def outcomes(self, split: str) -> pd.DataFrame:
+        """Index sample id: died (1.0 by the horizon, 0.0 known to live longer, NaN censored before) and weight, the
+        inverse probability of not being censored before (IPCW), from the training patients' follow-up; 0 where died is
+        NaN: whoever's outcome is unknown is not in the loss of the statement, the others stand for them."""
+        months, part, train = self.prompt["months"], self.cohort(split), self.cohort("train")
+        step = censoring(train.time, train.event)
+        g = np.r_[1.0, step.value]
+        before = g[np.searchsorted(step.time, part.time, side="left")]
+        at = g[np.searchsorted(step.time, months, side="right")]
+        died = self.status(split, months)
+        with np.errstate(divide="ignore"):
+            weight = np.where(died == 1, 1 / before, np.where(died == 0, 1 / at, 0.0))
+        found = pd.DataFrame({"died": died, "weight": np.minimum(weight, MOST_WEIGHT)}, died.index)
+        if split == "train" and not {0.0, 1.0} <= set(found["died"].dropna()):
+            raise DataError(f"In the training split everybody of known status at {months:g} months has the same outcome: "
+                            "there is nothing to learn; take other splits or data.prompt.months.")  # fmt: skip
+        return found
+
+    def truth(self, split: str) -> pd.DataFrame:
+        """SlidePatients.truth and `facts`: what a text may state of the patient (JSON, for the fact check)."""
+        table = super().truth(split)
+        given = {s.sample_id: self.prompter.facts(s.inputs, s.sample_id).to_json() for s in self.samples(split)}
+        return table.assign(facts=table["sample_id"].map(given))
+
+    def card(self) -> dict[str, Any]:
+        """The card with the prompts' genes and whose outcome trains the statement."""
+        card, known = super().card(), self.outcomes("train")["died"].notna()
+        card["prompt"] = {
+            **self.prompt,
+            "genes": {c: [r["gene"] for r in rows[: self.prompter.shown]] for c, rows in self.prompter.genes.items()},
+            "fitted_on": {"split": "train", "patients": self.prompter.patients, "digest": self.prompter.digest},
+            "statement_trained_on": int(known.sum()),
+            "statement_left_out_censored": int((~known).sum()),
+        }
+        return card
+
+    def explain(self, predictor: Any, split: str, *args: Any, **options: Any) -> dict[str, Any]:
+        """For a fused model: what its answers depend on (`ablation.ablate`); else as SlidePatients."""
+        if not hasattr(predictor, "fused"):
+            return super().explain(predictor, split, *args, **options)
+        return ablate(predictor, list(self.samples(split)), seed=self.plan.seed, **self.ablation)
