@@ -149,8 +149,8 @@ def markdown(result: dict[str, Any]) -> str:
     """What the checks say, as tables."""
     lines = [f"## {result['run']} ({result['model']} on {result['data']}, {result['data_kind']} data)", ""]
     if found := result["faithfulness"]:
-        lines += [f"Tiles taken away (deletion) or kept alone (insertion) in the order of each map, against {found['draws']} "
-                  f"random orders; {found['n']} patients. Gain above 0: truer than chance.", "",
+        lines += ["Tiles taken away (deletion) or kept alone (insertion) in the order of each map, against "
+                  f"{found['draws']} random orders; {found['n']} patients. Gain above 0: truer than chance.", "",
                   "| order | deletion gain | insertion gain |", "| --- | --- | --- |"]  # fmt: skip
         for name in found["deletion"]:
             if name != "random":
@@ -159,7 +159,8 @@ def markdown(result: dict[str, Any]) -> str:
         lines.append("")
     if pointed := result["pointing"]:
         lines += [f"Peaks on planted tissue, {pointed['slides']} slides of {pointed['patients']} patients; chance "
-                  f"{_shown(pointed['chance'])}.", "", "| map | hits | mass on it |", "| --- | --- | --- |"]  # fmt: skip
+                  f"{_shown(pointed['chance'])}.", "",
+                  "| map | hits | mass on it |", "| --- | --- | --- |"]  # fmt: skip
         lines += [f"| {name} | {_shown(m['hits'])} | {_shown(m['mass'])} |" for name, m in pointed["maps"].items()]
         lines.append("")
     lines += [f"- {note}" for note in result["notes"]]

@@ -14,8 +14,8 @@ SPLITS = ("test", "val", "train")
 
 def write_sheet(runs: Sequence[Path], out: Path, split: str | None = None, n: int | None = None, seed: int = 0) -> dict:
     """The texts of runs (predictions/SPLIT.parquet, column text; facts, where they have them, as the inputs) in one
-    blind sheet. n: at most so many patients, drawn by seed, the same of every run. Returns {sheet, key, items, patients,
-    split}. UsageError for folders that are no runs with texts."""
+    blind sheet. n: at most so many patients, drawn by seed, the same of every run. Returns {sheet, key, items,
+    patients, split}. UsageError for folders that are no runs with texts."""
     if out.suffix.lower() not in (".csv", ".html"):
         raise UsageError(f"--out {out}: a review sheet is a .csv or a .html file.")
     if n is not None and n < 1:

@@ -20,8 +20,12 @@ def patients(n: int, language: str = "en") -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(0)
     rows, truth = [], []
     for k in range(n):
-        genes = tuple(Gene(f"GENE{g:05d}", float(rng.choice([-1, 1]) * rng.uniform(0.1, 0.9)), float(rng.uniform(0, 0.1)),
-                           float(rng.normal())) for g in rng.choice(50, 4, replace=False))  # fmt: skip
+        names = [f"GENE{g:05d}" for g in rng.choice(50, 4, replace=False)]
+        signs = rng.choice([-1, 1], 4)
+        genes = tuple(
+            Gene(g, s * rng.uniform(0.1, 0.9), rng.uniform(0, 0.1), rng.normal())
+            for g, s in zip(names, signs, strict=True)
+        )
         facts = Facts(genes, (Pattern("necrosis", float(rng.uniform(0.1, 0.9))),), float(rng.uniform(40, 80)),
                       str(rng.choice(["F", "M"])), "II", survival=float(rng.uniform(0, 1)))  # fmt: skip
         names = {"sample_id": f"S{k}", "patient_id": f"P{k}"}
@@ -53,7 +57,9 @@ def test_known_counts_before_and_after_cleaning(evaluator):
     facts = [Facts.read(f) for f in truth["facts"]]
     first = facts[0].genes[0]
     flipped = "a protective gene" if first.direction > 0 else "a risk gene"
-    predictions["text"] = [f"{first.name} is {flipped}. EGFR matters.", f"{facts[1].genes[0].name} matters.", "", "Well."]
+    predictions["text"] = [
+        f"{first.name} is {flipped}. EGFR matters.", f"{facts[1].genes[0].name} matters.", "", "Well."
+    ]  # fmt: skip
     metrics = evaluator.evaluate(predictions, truth, {})["metrics"]
     assert metrics["precision"]["value"] == pytest.approx(2 / 4)  # two genes named rightly; a sign and a gene wrong
     assert metrics["precision"]["low"] is not None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clarion.errors import DataError
-from clarion.evaluators.factcheck_claims import CONTRADICTED, SUPPORTED, UNFOUNDED, written
+from clarion.evaluators.factcheck_claims import CONTRADICTED, UNFOUNDED, written
 from clarion.evaluators.factcheck_facts import Facts, Gene, Pattern
 from clarion.evaluators.factcheck_text import check, split_sentences
 
@@ -127,3 +126,50 @@ def test_a_planted_error_is_caught_and_removed(text, kind, verdict):
     assert found.precision < 1 and "TP53 raises the risk." in found.text
     assert text not in found.text and len(found.removed) >= 1
     assert check(found.text, FACTS, TABLE).precision == 1
+
+
+def test_gene_like_tokens_that_are_no_genes_are_left_alone():
+    text = "DNA, RNA, H&E, MIL, TCGA, WSI and stage II to IV are no genes. The CI and HR of OS neither."
+    assert not [c for c in check(text, FACTS, TABLE).claims if c.kind == "gene"]
+    assert not check("The set of slides.", FACTS, ["SET"]).claims  # SET is a symbol, "set" is a word
+
+
+def test_one_wrong_gene_of_a_list_is_one_claim():
+    found = check("TP53, MKI67 and KRT5 are risk genes.", FACTS)
+    assert [(c.about, c.verdict) for c in found.unsupported] == [("KRT5", CONTRADICTED)]
+    assert found.precision == pytest.approx(5 / 6)
+
+
+def test_what_hangs_in_the_air_goes_with_its_gene():
+    found = check("EGFR raises the risk. Its q value is 0.01. She is 61 years old.", FACTS, TABLE)
+    assert found.text == "She is 61 years old." and len(found.removed) == 2
+
+
+def test_cleaning_keeps_lines_and_drops_empty_headings():
+    text = "## Genes\n- EGFR is a risk gene.\n\n## Tissue\n- Necrosis (32%).\n- Mucin was seen.\n"
+    found = check(text, FACTS)
+    assert found.text == "## Tissue\n- Necrosis (32%)." and found.unread == 0
+    assert found.omitted == ("TP53", "KRT5", "MKI67", "lymphocytes") and found.omission == pytest.approx(4 / 5)
+
+
+def test_sentences_end_at_their_ends():
+    line = "q = 0.003, e.g. TP53. KRT5 은 보호 유전자이다. 1. first? Yes!"
+    assert "".join(split_sentences(line)) == line
+    assert [s.strip() for s in split_sentences(line)] == [
+        "q = 0.003, e.g. TP53.", "KRT5 은 보호 유전자이다.", "1. first?", "Yes!"]  # fmt: skip
+    assert split_sentences("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "true", "right"),
+    [("0.42", 0.4249, True), ("0.42", 0.426, False), ("-0.4", 0.42, False), ("3.2e-4", 3.24e-4, True),
+     ("3.2 × 10^-4", 3.3e-4, False), ("0.0", 0.04, False), ("−1.2", -1.23, True), ("1", 0.6, False), ("1", 0.8, True)],
+)  # fmt: skip
+def test_numbers_are_compared_as_written(text, true, right):
+    assert written(text).matches(true) is right
+
+
+def test_unknown_facts_make_claims_unfounded_not_wrong():
+    found = check("She is 61, aged 61, with stage II disease and a 5-year survival of 40%.", Facts(), TABLE)
+    assert {c.verdict for c in found.claims} == {UNFOUNDED} and found.omission is None
+    assert check("", Facts()).precision is None

@@ -99,7 +99,8 @@ class Facts:
         if data.pop("schema", SCHEMA) != SCHEMA:
             raise DataError(f"Facts of another version; this one reads {SCHEMA}: make them again.")
         if strange := sorted(set(data) - {f.name for f in fields(cls)}):
-            raise DataError(f"Facts do not have {', '.join(strange)}; they have {', '.join(f.name for f in fields(cls))}.")
+            known = ", ".join(f.name for f in fields(cls))
+            raise DataError(f"Facts do not have {', '.join(strange)}; they have {known}.")
         try:
             data["genes"] = tuple(Gene(**g) for g in data.get("genes") or ())
             data["patterns"] = tuple(Pattern(**p) for p in data.get("patterns") or ())

@@ -243,11 +243,11 @@ def _expected(gene: Gene, match: re.Match, nature: bool, mention: Mention) -> in
 
 
 def _modifies(match: re.Match) -> bool:
-    """"low expression of X ..." states a condition; "X is under-expressed" states the patient's level."""
+    """ "low expression of X ..." states a condition; "X is under-expressed" states the patient's level."""
     return _LEVEL_OF.match(match[0]) is not None
 
 
 def _conditional(match: re.Match, mention: Mention) -> bool:
-    """"higher expression of X raises the risk" says nothing of this patient's level."""
+    """ "higher expression of X raises the risk" says nothing of this patient's level."""
     general = re.match(r"(?:higher|lower|increased|decreased) ", match[0], re.IGNORECASE)
     return general is not None and any(not nature for _, _, nature in mention.directions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from clarion.evaluators import factcheck_patient_words as words
 from clarion.evaluators.factcheck_claims import CONTRADICTED, SUPPORTED, UNFOUNDED, Claim, masked, written
@@ -152,17 +153,23 @@ def _patterns(text: str, facts: Facts) -> tuple[list[Claim], list[tuple[int, int
 
 def find_patterns(text: str, facts: Facts) -> Iterator[tuple[str, tuple[int, int]]]:
     """(name, span) of every kind of tissue named, one of the facts' own labels or of the vocabulary; longest first."""
-    own = {p.name: re.escape(p.name).replace("_", "[-_ ]") for p in facts.patterns}
     taken: list[tuple[int, int]] = []
-    hits = []
-    for name in dict.fromkeys([*own, *TISSUES]):
-        parts = [p for p in (own.get(name), TISSUES.get(name)) if p]
-        for match in re.finditer(rf"{L}(?:{'|'.join(parts)})(?![A-Za-z])", text, re.IGNORECASE):
-            hits.append((name, match.span()))
+    hits = [(name, m.span()) for name, p in _tissues(tuple(p.name for p in facts.patterns)) for m in p.finditer(text)]
     for name, span in sorted(hits, key=lambda h: (h[1][0] - h[1][1], h[1][0])):
         if all(span[1] <= s or span[0] >= e for s, e in taken):
             taken.append(span)
             yield name, span
+
+
+@lru_cache(256)
+def _tissues(own: tuple[str, ...]) -> tuple[tuple[str, re.Pattern], ...]:
+    """Label -> pattern: the facts' own labels as they are written, and the vocabulary."""
+    found = []
+    for name in dict.fromkeys([*own, *TISSUES]):
+        parts = [re.escape(name).replace("_", "[-_ ]")] if name in own else []
+        parts += [TISSUES[name]] if name in TISSUES else []
+        found.append((name, re.compile(rf"{L}(?:{'|'.join(parts)})(?![A-Za-z])", re.IGNORECASE)))
+    return tuple(found)
 
 
 def _beside(match: re.Match, named) -> str:

@@ -18,7 +18,9 @@ LEVEL = any_of(
 )
 ALIVE = any_of(words(r"surviv\w*", "alive", "live", "living"), "생존", "살아")
 DEAD = any_of(words(r"die[sd]?", "dying", "death", "dead", "mortality", r"decease\w*"), "사망", "죽")
-CHANCE = any_of(words(r"probabilit\w+", r"chances?", "likelihood", "odds", "rate"), "확률", "가능성", "생존율", "사망률")
+CHANCE = any_of(
+    words(r"probabilit\w+", r"chances?", "likelihood", "odds", "rate"), "확률", "가능성", "생존율", "사망률"
+)
 FRACTION = any_of(rf"(?:{CHANCE.pattern})[^.\d]{{0,50}}(?P<value>0?\.\d+)(?!\d*\s?%)")
 YEARS = any_of(rf"{L}(?P<value>\d+|two|three|four|five|ten)[- ]?years?(?![- ]old)", r"(?<![\d.])(?P<ko>\d+)\s?년(?!도)")
 MONTHS = any_of(r"(?P<value>\d+(?:\.\d+)?)\s?(?:months?(?![A-Za-z])|개월)")
@@ -56,7 +58,7 @@ OUTCOME = {
 }  # fmt: skip
 BARE = re.compile(r"^\W*(?:(?P<alive>survive[sd]?|alive|생존)|(?P<dead>die[sd]?|dead|사망))\W*$", re.IGNORECASE)
 UNLIKELY = any_of(r"\b(?:not|never|unlikely)\b\W*(?:\w+\W+){0,2}$", r"n[’']t $")
-TURNED = any_of(r"\bnot\b", r"n[’']t\b", r"\bnever\b", r"\bunlikely\b")  # within the words of an outcome: "will not survive"
+TURNED = any_of(r"\bnot\b", r"n[’']t\b", r"\bnever\b", r"\bunlikely\b")  # among the words: "will not survive"
 
 # ---- clinical data
 AGE = any_of(

@@ -18,7 +18,9 @@ from clarion.evaluators.factcheck_patient import find_patterns, patient_claims
 TOP = 10  # genes whose absence from a text counts as an omission
 MIN_SHARE = 0.1  # of attention, from which a tissue's absence counts as one
 _ENDS = re.compile(r"(?<=[.!?。])[\"'”’)\]]*\s+(?=\S)")
-_NO_END = re.compile(r"(?:\b(?:e\.g|i\.e|vs|approx|ca|cf|resp|Dr|Fig|No)\.|^\s*(?:[-*•]|\d{1,2}[.)])\s*)$", re.IGNORECASE)
+_NO_END = re.compile(
+    r"(?:\b(?:e\.g|i\.e|vs|approx|ca|cf|resp|Dr|Fig|No)\.|^\s*(?:[-*•]|\d{1,2}[.)])\s*)$", re.IGNORECASE
+)
 _HEADING = re.compile(r"^\s*(?:#{1,6}\s.*|\*\*[^*]+\*\*:?|[^.!?。:]{1,40}:)\s*$")
 
 
@@ -110,7 +112,8 @@ def _claims(lines: list[list[str]], facts: Facts, known: Vocabulary) -> list[lis
 
 
 def _unnamed(text: str, wanted: list[str], facts: Facts, known: Vocabulary) -> tuple[str, ...]:
-    named = {n.casefold() for n, _, _ in find_genes(text, known)} | {n.casefold() for n, _ in find_patterns(text, facts)}
+    named = {n.casefold() for n, _, _ in find_genes(text, known)}
+    named |= {n.casefold() for n, _ in find_patterns(text, facts)}
     return tuple(n for n in wanted if n.casefold() not in named)
 
 

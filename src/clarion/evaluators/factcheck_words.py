@@ -50,8 +50,8 @@ NATURE = {
         r"위험 ?(?:유전자|인자)", r"위험을 높이는 ?(?:유전자|인자)", "불리한", r"양의 (?:계수|부호)",
     ),
     -1: any_of(
-        words(r"protect(?:ive|s|ing|ion)(?:[- ]genes?)?", r"favou?rable", "beneficial", r"risk[- ](?:lowering|reducing)(?:[- ]genes?)?",
-              r"negative (?:coefficients?|sign)"),
+        words(r"protect(?:ive|s|ing|ion)(?:[- ]genes?)?", r"favou?rable", "beneficial",
+              r"risk[- ](?:lowering|reducing)(?:[- ]genes?)?", r"negative (?:coefficients?|sign)"),
         r"보호 ?(?:유전자|인자|효과)", r"보호적", r"보호하는", "유리한", r"음의 (?:계수|부호)",
         r"위험을 낮추는 ?(?:유전자|인자)",
     ),
@@ -86,7 +86,8 @@ EXPRESSION = {
         rf"{L}(?:high|higher|elevated|increased|strong) (?:\w+ )?express\w*",
         r"express\w*(?: level)? (?:is|was|lies|lay|being)?\s?(?:high|elevated|above|increased)",
         rf"{L}above (?:the )?(?:average|mean)",
-        "과발현", "고발현", r"발현(?:량|도)?[이은가는을]? ?(?:평균보다 ?)?(?:높|증가|상승)", r"평균보다 (?:뚜렷이 |매우 )?높",
+        "과발현", "고발현", r"발현(?:량|도)?[이은가는을]? ?(?:평균보다 ?)?(?:높|증가|상승)",
+        r"평균보다 (?:뚜렷이 |매우 )?높",
     ),
     -1: any_of(
         rf"{L}(?:under|lowly|weakly)[- ]?express\w*", rf"{L}down-?regulated",
@@ -104,11 +105,10 @@ EXPRESSION = {
 # ---- numbers of a gene
 Q = any_of(rf"(?:{L}q(?:[- ]?value)?|{L}FDR|q값){_IS}(?P<value>{NUMBER})")
 COEFFICIENT = any_of(
-    rf"(?:{L}coef(?:ficient)?s?|{L}beta{R}|β|{L}log[- ](?:hazard[- ]ratio|HR)|계수|로그 ?위험비){_IS}(?P<value>{NUMBER})"
+    rf"(?:{L}coef(?:ficient)?s?|{L}beta{R}|β|{L}log[- ](?:hazard[- ]ratio|HR)|계수|로그 ?위험비)"
+    rf"{_IS}(?P<value>{NUMBER})"
 )
-RATIO = any_of(
-    rf"(?:(?<!log )(?<!log-){L}(?:hazard[- ]ratio|HR){R}|(?<!로그)(?<!로그 )위험비){_IS}(?P<value>{NUMBER})"
-)
+RATIO = any_of(rf"(?:(?<!log )(?<!log-){L}(?:hazard[- ]ratio|HR){R}|(?<!로그)(?<!로그 )위험비){_IS}(?P<value>{NUMBER})")
 Z = any_of(rf"{L}z(?:[- ]?score)?(?![A-Za-z0-9]){_IS}(?P<value>{NUMBER})")
 SIGNIFICANT = any_of(
     rf"{L}(?P<no>in|non-?|not (?:statistically )?)?significant(?:ly)?{R}",

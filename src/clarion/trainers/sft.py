@@ -18,6 +18,7 @@ from typing import Any
 
 from clarion import distributed
 from clarion.errors import DataError, UsageError
+from clarion.trainers import sft_fusion
 from clarion.trainers.base import Predictor, Run
 from clarion.trainers.sft_codes import check_constraint, constrained
 from clarion.trainers.sft_resume import last_whole, tokens_until
@@ -62,6 +63,8 @@ class SftTrainer:
         check_architecture(self.model.get("architecture"), find_weights(self.model))
         check_constraint(self.model)
         refuse_owned(self.args)
+        if self.model.get("fusion"):
+            sft_fusion.check(self.model, self.args)
         distributed.share(self.batch_size)
         for key in ("fsdp", "deepspeed"):
             distributed.needs_cuda(key if self.args.get(key) else None, self.device)
@@ -96,7 +99,7 @@ class SftTrainer:
         self.check()
         device = torch_device(self.device)
         with undo_global_state():
-            return self._fit(run, device, best)
+            return sft_fusion.fit(self, run) if self.model.get("fusion") else self._fit(run, device, best)
 
     def _fit(self, run: Run, device: Any, best: Path) -> Path:
         from clarion.trainers import sft_documents, sft_models
@@ -276,6 +279,8 @@ class SftTrainer:
         if record["adapter"] and not (checkpoint / "base").is_dir():
             find_weights(record["model"])
         stay_offline()
+        if record.get("fusion"):
+            return sft_fusion.load(self, checkpoint, record)
         device = torch_device(self.device)
 
         from clarion.trainers import sft_documents, sft_models

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from clarion.errors import DataError, UsageError
-from clarion.trainers.base import Prediction, Sample  # noqa: F401  Sample: of the annotations below
+from clarion.trainers.base import Sample
 from clarion.trainers.sft_chat import ChatFormat, special_ids
 from clarion.trainers.sft_mask import IGNORED
 
@@ -30,9 +30,9 @@ class FusedInput:
     embeddings: Mapping[str, torch.Tensor] = field(repr=False)
 
 
-def fused_inputs(samples: Sequence[Sample], prompter: Any, encoders: Any, present: Any) -> list[FusedInput]:
-    """Facts and embeddings of samples; `present(inputs, who)` -> {modality: bool}. DataError: a patient with neither."""
-    known = [present(s.inputs, f"Patient {s.sample_id}") for s in samples]
+def fused_inputs(samples: Sequence[Sample], prompter: Any, encoders: Any) -> list[FusedInput]:
+    """Facts and embeddings of samples. DataError for a patient with neither slide nor omics."""
+    known = [prompter.present(s.inputs, f"Patient {s.sample_id}") for s in samples]
     found: list[dict[str, torch.Tensor]] = [{} for _ in samples]
     for name in encoders.embed:
         rows = [k for k, has in enumerate(known) if has[name]]

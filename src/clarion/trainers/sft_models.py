@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
-    LlamaConfig,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
     set_seed,
 )
@@ -76,12 +77,13 @@ def read_folder(folder: Path, dtype: torch.dtype, quantization: Any, device: tor
     return AutoModelForCausalLM.from_pretrained(folder, **kwargs)
 
 
-def architecture(model: Mapping[str, Any], vocab_size: int | None = None) -> LlamaConfig:
-    """LlamaConfig from model.architecture; vocab_size overrides the declared one (a tokenizer trained here)."""
+def architecture(model: Mapping[str, Any], vocab_size: int | None = None) -> PretrainedConfig:
+    """The config of model.architecture (its model_type, llama without one); vocab_size overrides the declared one (a
+    tokenizer trained here)."""
     sizes = dict(model["architecture"])
     if vocab_size is not None:
         sizes["vocab_size"] = vocab_size
-    return LlamaConfig(**sizes, use_cache=True)
+    return AutoConfig.for_model(sizes.pop("model_type", "llama"), **sizes, use_cache=True)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -40,7 +40,8 @@ def test_every_template_sentence_is_checked_and_supported(facts, language):
         found = check(text, facts, ["EGFR", "TP53"])
         assert not found.unsupported and found.text == text and not found.unread and not found.omission
         assert all(s.section in SECTIONS and s.states and s.text.endswith(".") for s in rationale.sentences)
-        assert {f"{kind}:{g.name}" for g in facts.genes for kind in ("gene", "direction", "coefficient")} <= rationale.states()
+        kinds = ("gene", "direction", "coefficient")
+        assert {f"{kind}:{g.name}" for g in facts.genes for kind in kinds} <= rationale.states()
         phrasings.add(text)
     assert len(phrasings) > 1
     assert write_rationale(facts, language, 3) == write_rationale(facts, language, 3)
@@ -49,6 +50,7 @@ def test_every_template_sentence_is_checked_and_supported(facts, language):
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_a_text_of_other_facts_is_caught(language):
     """Each fact changed alone: the text written from the changed facts contradicts the true ones."""
+
     def changed(**fields):
         return Facts(**{**{k: getattr(FACTS, k) for k in FACTS.__dataclass_fields__}, **fields})
 
@@ -103,7 +105,7 @@ def test_a_generator_that_loses_an_answer_and_unknown_languages_are_named():
 
 
 def test_facts_come_from_a_fitted_table():
-    cohort = synthetic_cohort(cancers=1, patients=120, genes=40, shared=2, specific=0, opposed=0, effect=1.0, cnv=0, mut=0)
+    cohort = synthetic_cohort(1, 120, 40, shared=2, specific=0, opposed=0, effect=1.0, cnv=0, mut=0)
     cancer = cohort.cancers[0]
     train = cohort.patients[:100]
     rna = cohort.omics["rna"]
@@ -133,8 +135,9 @@ def test_particles_follow_how_a_word_is_read():
 
 def test_facts_survive_json_and_refuse_what_is_no_fact():
     assert Facts.read(FACTS.to_json()) == FACTS
-    for wrong in ({"survival": 1.4}, {"genes": [{"name": "A1", "coef": 0}]}, {"sex": "w"}, {"missing": ["mri"]},
-                  {"ages": 3}, {"interval": [0.5, 0.2, 0.95]}, {"genes": [{"gene": "A1"}]}, "no json", "[1]",
-                  {"schema": "other/2"}, {"genes": [{"name": "A1", "coef": 1}, {"name": "a1", "coef": 2}]}):  # fmt: skip
+    for wrong in ({"survival": 1.4}, {"genes": [{"name": "A1", "coef": 0}]}, {"sex": "w"}, {"ages": 3},
+                  {"missing": ["mri"]}, {"interval": [0.5, 0.2, 0.95]}, {"genes": [{"gene": "A1"}]}, "no json",
+                  "[1]", {"schema": "other/2"},
+                  {"genes": [{"name": "A1", "coef": 1}, {"name": "a1", "coef": 2}]}):  # fmt: skip
         with pytest.raises(DataError):
             Facts.read(wrong)

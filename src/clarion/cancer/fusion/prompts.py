@@ -86,7 +86,7 @@ class Prompter:
         clinical {age, sex, stage, cancer}. No outcome is among them. DataError for a patient without slide and omics."""
         clinical = dict(inputs.get("clinical") or {})
         cancer = str(clinical.get("cancer") or inputs.get("cancer") or "")
-        known = present(inputs, who)
+        known = self.present(inputs, who)
         rows = self.genes.get(cancer) or (next(iter(self.genes.values())) if len(self.genes) == 1 else [])
         table = pd.DataFrame(rows).set_index("gene") if rows else None
         expression = self._z(inputs, rows) if known["omics"] else None
@@ -94,6 +94,15 @@ class Prompter:
         patterns = attended if attended is not None else ({} if known["slide"] else None)
         return gather_facts(table, expression, top=self.shown, patterns=patterns, clinical=clinical,
                             horizon=self.months, cancer=cancer)  # fmt: skip
+
+    @staticmethod
+    def present(inputs: Mapping[str, Any], who: str = "A patient") -> dict[str, bool]:
+        """{"slide", "omics"} -> whether the patient has it. DataError where both are missing."""
+        slides = inputs.get("slides") if inputs.get("slides") is not None else inputs.get("slide")
+        known = {"slide": bool(slides), "omics": _measured(inputs.get("omics"))}
+        if not any(known.values()):
+            raise DataError(f"{who} has neither a slide nor omics: there is nothing to predict from; leave it out.")
+        return known
 
     def _z(self, inputs: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """gene -> z among the training patients; NaN where it was not measured."""
@@ -144,15 +153,6 @@ class Prompter:
         lower = " ".join(text.lower().split())
         said = ["survives" in lower.partition("##")[0], "dies within" in lower.partition("##")[0]]
         return None if said[0] == said[1] else said[0]
-
-
-def present(inputs: Mapping[str, Any], who: str = "A patient") -> dict[str, bool]:
-    """{"slide", "omics"} -> whether the patient has it. DataError where both are missing."""
-    slides = inputs.get("slides") if inputs.get("slides") is not None else inputs.get("slide")
-    known = {"slide": bool(slides), "omics": _measured(inputs.get("omics"))}
-    if not any(known.values()):
-        raise DataError(f"{who} has neither a slide nor omics: there is nothing to predict from; leave the patient out.")
-    return known
 
 
 def _measured(omics: Any) -> bool:

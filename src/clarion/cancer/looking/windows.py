@@ -1,8 +1,8 @@
 """Window attention of a Swin, brought back to the places of its tokens.
 
-A block attends inside windows of a feature map that was rolled and padded first. To see it on the tile: mean over heads
-and queries, windows put together (`window_reverse`), padding cropped, rolled back, and stages merged by an operator that
-is named: see `OPERATORS`. What falls on padding is lost to the map and counted, not spread.
+A block attends inside windows of a feature map that was rolled and padded first. To see it on the tile: mean over
+heads and queries, windows put together (`window_reverse`), padding cropped, rolled back, and stages merged by an
+operator that is named: see `OPERATORS`. What falls on padding is lost to the map and counted, not spread.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def split_tokens(coarse: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 def merged(blocks: Sequence[BlockAttention], operator: str = "rollout") -> torch.Tensor:
-    """[n, rows, columns] on the grid of the first stage, from all blocks in order; sums to 1, less what fell on padding.
+    """[n, rows, columns] on the grid of the first stage, from all blocks in order; sums to 1, less what fell on
+    padding.
 
     UsageError for an operator that is none of OPERATORS."""
     if operator not in OPERATORS:

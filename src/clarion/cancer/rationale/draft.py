@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from clarion.cancer.rationale import english
-from clarion.cancer.rationale.rationale import HEADINGS, LANGUAGES, SECTIONS, Sentence, with_sentences
+from clarion.cancer.rationale.rationale import HEADINGS, SECTIONS, Sentence, known_language, with_sentences
 from clarion.cancer.rationale.template import write_rationale
-from clarion.config import nearest
-from clarion.errors import ClarionError, UsageError
+from clarion.errors import ClarionError
 from clarion.evaluators.factcheck_claims import SUPPORTED
 from clarion.evaluators.factcheck_facts import Facts
 from clarion.evaluators.factcheck_text import TOP, Checked, check
@@ -22,11 +21,12 @@ Message = dict[str, str]
 Generate = Callable[[list[list[Message]]], list[str]]
 PROMPT_VERSION = 1  # raise it when the same facts give another prompt
 SYSTEM = {
-    "en": "You explain the prognosis of a cancer patient to an oncologist. Use only the facts given. Name genes, numbers, tissues "
-    "and clinical data exactly as given, add none, and give no advice on treatment. Write short sentences under these "
-    "headings: {headings}.",
-    "ko": "당신은 암 환자의 예후를 종양내과 의사에게 설명한다. 주어진 사실만 사용하라. 유전자, 숫자, 조직, 임상 정보를 주어진 대로 "
-    "쓰고 다른 것을 더하지 말며 치료를 권하지 말라. 다음 제목 아래 짧은 문장으로 한국어로 써라: {headings}.",
+    "en": "You explain the prognosis of a cancer patient to an oncologist. Use only the facts given. Name genes, "
+    "numbers, tissues and clinical data exactly as given, add none, and give no advice on treatment. Write short "
+    "sentences under these headings: {headings}.",
+    "ko": "당신은 암 환자의 예후를 종양내과 의사에게 설명한다. 주어진 사실만 사용하라. 유전자, 숫자, 조직, 임상 정보를 "
+    "주어진 대로 쓰고 다른 것을 더하지 말며 치료를 권하지 말라. "
+    "다음 제목 아래 짧은 한국어 문장으로 써라: {headings}.",
 }  # fmt: skip
 
 
@@ -51,7 +51,11 @@ class Draft:
 
 
 def draft_rationales(
-    facts: Sequence[Facts], generate: Generate, language: str = "en", symbols: Collection[str] = (), seed: int = 0,
+    facts: Sequence[Facts],
+    generate: Generate,
+    language: str = "en",
+    symbols: Collection[str] = (),
+    seed: int = 0,
     complete: bool = True,
 ) -> list[Draft]:
     """One draft a patient, all asked in one call of `generate`.
@@ -59,11 +63,10 @@ def draft_rationales(
     symbols: of the coefficient table, for the fact check. complete: append the template's sentences (phrased by `seed`)
     for what the cleaned draft does not say. Raises UsageError for another language, ClarionError where the generator
     gives another number of texts than it was asked for."""  # fmt: skip
-    if language not in LANGUAGES:
-        raise UsageError(f"language={language} is unknown; choose {' or '.join(LANGUAGES)}.{nearest(language, LANGUAGES)}")
+    known_language(language)
     texts = generate([conversation(f, language) for f in facts])
     if len(texts) != len(facts):
-        raise ClarionError(f"The generator gave {len(texts)} texts for {len(facts)} patients: it must answer each once.")
+        raise ClarionError(f"The generator gave {len(texts)} texts for {len(facts)} patients: each needs one.")
     return [_finished(f, str(t).strip(), language, symbols, seed, complete) for f, t in zip(facts, texts, strict=True)]
 
 

@@ -36,11 +36,9 @@ def summary(facts: Facts, rng: Random) -> list[Sentence]:
     if facts.survival is None:
         return []
     p, when = percent(facts.survival), horizon(facts)
-    ends = [f"is predicted to {'survive' if facts.survives else 'die within'}", f"is expected to {'survive' if facts.survives else 'die within'}"]
-    beyond = f" beyond {when}" if facts.survives else f" {when}"
-    found = [
-        Sentence("summary", f"The patient {rng.choice(ends)}{beyond} after diagnosis.", ("outcome",)),
-    ]
+    end = f"survive beyond {when}" if facts.survives else f"die within {when}"
+    text = f"The patient is {rng.choice(['predicted', 'expected'])} to {end} after diagnosis."
+    found = [Sentence("summary", text, ("outcome",))]
     states, text = ("probability",), rng.choice([
         f"The predicted probability of being alive at {when} is {p}",
         f"The model gives a probability of {p} of surviving {when}",
@@ -69,12 +67,12 @@ def gene(one: Gene, rng: Random) -> list[Sentence]:
     if one.z is not None:
         level = {1: rng.choice(["is over-expressed", "lies above the average"]), 0: "is near average",
                  -1: rng.choice(["is under-expressed", "lies below the average"])}[one.expression]  # fmt: skip
-        text, stated = f"In this patient {one.name} {level} (z = {one.z:+.1f})", [f"expression:{one.name}"]
+        text, said = f"In this patient {one.name} {level} (z = {one.z:+.1f})", [f"expression:{one.name}"]
         if one.expression:
             effect = "raises" if one.direction * one.expression > 0 else "lowers"
             text += f", which {effect} this patient's risk"
-            stated.append(f"effect:{one.name}")
-        found.append(Sentence("genes", text + ".", tuple(stated)))
+            said.append(f"effect:{one.name}")
+        found.append(Sentence("genes", text + ".", tuple(said)))
     return found
 
 
@@ -89,9 +87,15 @@ def patterns(shown: list[Pattern], rng: Random) -> list[Sentence]:
     ]), states)]  # fmt: skip
 
 
+def stated(facts: Facts) -> tuple[str, ...]:
+    """Which clinical data are known."""
+    known = {"age": facts.age is not None, "sex": bool(facts.sex), "stage": bool(facts.stage)}
+    return tuple(name for name, there in known.items() if there)
+
+
 def clinical(facts: Facts, rng: Random) -> list[Sentence]:
     who = {"F": "woman", "M": "man"}.get(facts.sex, "patient")
-    states = tuple(n for n, known in (("age", facts.age is not None), ("sex", facts.sex), ("stage", facts.stage)) if known)
+    states = stated(facts)
     if not states:
         return []
     age = f"{int(facts.age)}-year-old " if facts.age is not None else ""
@@ -106,8 +110,10 @@ def missing(facts: Facts, rng: Random) -> list[Sentence]:
         return [Sentence("missing", rng.choice(["All inputs were available.", "None of the inputs was missing."]),
                          ("missing:none",))]  # fmt: skip
     texts = {
-        "slide": ["No slide was available; the prediction rests on the other inputs.", "The slide was missing, so that no tissue could be looked at."],
-        "omics": ["No omics were available, so that no gene is stated.", "The omics were missing, so that nothing is said of genes."],
+        "slide": ["No slide was available; the prediction rests on the other inputs.",
+                  "The slide was missing, so that no tissue could be looked at."],
+        "omics": ["No omics were available, so that no gene is stated.",
+                  "The omics were missing, so that nothing is said of genes."],
         "clinical": ["No clinical data were available.", "The clinical data were missing."],
     }  # fmt: skip
     return [Sentence("missing", rng.choice(texts[name]), (f"missing:{name}",)) for name in facts.missing]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from clarion.cancer.rationale.english import number, percent
+from clarion.cancer.rationale.english import number, percent, stated
 from clarion.cancer.rationale.korean import listed, with_particle
 from clarion.cancer.rationale.rationale import Sentence
 from clarion.evaluators.factcheck_facts import Facts, Gene, Pattern
@@ -19,9 +19,9 @@ def summary(facts: Facts, rng: Random) -> list[Sentence]:
     if facts.survival is None:
         return []
     p, when = percent(facts.survival), f"{facts.years:g}년"
-    ends = ["생존할 것으로 예측된다", "생존할 것으로 예상된다"] if facts.survives else ["사망할 것으로 예측된다", "사망할 것으로 예상된다"]
-    moment = "시점에 " if facts.survives else "이내에 "
-    found = [Sentence("summary", f"이 환자는 진단 후 {when} {moment}{rng.choice(ends)}.", ("outcome",))]
+    end = "시점에 생존할 것으로" if facts.survives else "이내에 사망할 것으로"
+    text = f"이 환자는 진단 후 {when} {end} {rng.choice(['예측된다', '예상된다'])}."
+    found = [Sentence("summary", text, ("outcome",))]
     states, inside = ("probability",), ""
     if facts.interval is not None:
         low, high, level = facts.interval
@@ -50,15 +50,16 @@ def gene(one: Gene, rng: Random) -> list[Sentence]:
         f"학습 환자들에서 {topic} {kind}이다({aside}).",
     ]), tuple(states))]  # fmt: skip
     if one.z is not None:
-        level = {1: rng.choice(["과발현되어", "평균보다 높아"]), 0: "평균 수준", -1: rng.choice(["저발현되어", "평균보다 낮아"])}[one.expression]
-        stated = [f"expression:{one.name}"]
+        level = {1: rng.choice(["과발현되어", "평균보다 높아"]), 0: "평균 수준",
+                 -1: rng.choice(["저발현되어", "평균보다 낮아"])}[one.expression]  # fmt: skip
+        said = [f"expression:{one.name}"]
         if one.expression:
             effect = "높인다" if one.direction * one.expression > 0 else "낮춘다"
             text = f"이 환자에서 {topic} {level}(z = {one.z:+.1f}) 이 환자의 위험을 {effect}."
-            stated.append(f"effect:{one.name}")
+            said.append(f"effect:{one.name}")
         else:
             text = f"이 환자에서 {topic} {level}이다(z = {one.z:+.1f})."
-        found.append(Sentence("genes", text, tuple(stated)))
+        found.append(Sentence("genes", text, tuple(said)))
     return found
 
 
@@ -66,7 +67,7 @@ def patterns(shown: list[Pattern], rng: Random) -> list[Sentence]:
     states = tuple(f"pattern:{p.name}" for p in shown) + tuple(f"share:{p.name}" for p in shown if p.share is not None)
     words = listed([tissue(p.name) + (f"(주의의 {percent(p.share)})" if p.share is not None else "") for p in shown])
     return [Sentence("tissue", rng.choice([
-        f"모델이 슬라이드에서 주목한 조직은 {words}이다." ,
+        f"모델이 슬라이드에서 주목한 조직은 {words}이다.",
         f"모델의 주의가 향한 조직은 다음과 같다: {words}.",
         f"모델이 본 부위의 조직 소견은 {words}이다.",
     ]), states)]  # fmt: skip
@@ -74,12 +75,13 @@ def patterns(shown: list[Pattern], rng: Random) -> list[Sentence]:
 
 def clinical(facts: Facts, rng: Random) -> list[Sentence]:
     who = {"F": "여성 환자", "M": "남성 환자"}.get(facts.sex, "환자")
-    states = tuple(n for n, known in (("age", facts.age is not None), ("sex", facts.sex), ("stage", facts.stage)) if known)
+    states = stated(facts)
     if not states:
         return []
     age = f"{int(facts.age)}세 " if facts.age is not None else ""
     if facts.stage:
-        text = rng.choice([f"{age}{who}로 병기는 {facts.stage}기이다.", f"이 예측은 {facts.stage}기 {age}{who}에 대한 것이다."])
+        text = rng.choice([f"{age}{who}로 병기는 {facts.stage}기이다.",
+                           f"이 예측은 {facts.stage}기 {age}{who}에 대한 것이다."])  # fmt: skip
     else:
         text = rng.choice([f"{age}{who}이다.", f"이 예측은 {age}{who}에 대한 것이다."])
     return [Sentence("clinical", text, states)]

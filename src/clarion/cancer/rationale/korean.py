@@ -8,7 +8,7 @@ _PAIRS = {"은": "는", "이": "가", "을": "를", "과": "와"}
 
 
 def closed(word: str) -> bool:
-    """Whether a word ends in a closed syllable; a Latin letter or digit by its Korean name, % as 퍼센트."""
+    """Whether a word ends in a closed syllable; a Latin letter or digit by its Korean name."""
     for letter in reversed(word.strip()):
         if "가" <= letter <= "힣":
             return (ord(letter) - ord("가")) % 28 != 0
@@ -20,12 +20,12 @@ def closed(word: str) -> bool:
 
 
 def with_particle(word: str, particle: str) -> str:
-    """("TP53", "은") -> "TP53은"; ("KRT5", "은") -> "KRT5는". particle: 은, 이, 을 or 과, as behind closed syllables."""
+    """("TP53", "은") -> "TP53은"; ("KRT5", "은") -> "KRT5는". particle: 은, 이, 을 or 과 (as behind closed ones)."""
     return word + (particle if closed(word) else _PAIRS[particle])
 
 
 def listed(words: list[str]) -> str:
-    """"A와 B", "A, B와 C"."""
+    """ "A와 B", "A, B와 C"."""
     if len(words) < 2:
         return "".join(words)
     return ", ".join([*words[:-2], f"{with_particle(words[-2], '과')} {words[-1]}"])

@@ -114,8 +114,8 @@ def alpha(counts: np.ndarray) -> float:
 
 
 def summarise(ratings: pd.DataFrame, n_resamples: int = 1000, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
-    """{"criteria": {criterion: {"mean", "alpha": metric entries}}, "runs": {run: {criterion: mean}}, "raters": {reviewer:
-    {criterion: mean, "n"}}, "n_items", "n_patients", "n_raters", "n_ratings", "notes"}.
+    """{"criteria": {criterion: {"mean", "alpha": metric entries}}, "runs": {run: {criterion: metric entry}}, "raters":
+    {reviewer: {criterion: mean, "n"}}, "n_items", "n_patients", "n_raters", "n_ratings", "notes"}.
 
     Intervals resample patients with all their items and raters. alpha needs two raters an item."""
     notes: list[str] = []

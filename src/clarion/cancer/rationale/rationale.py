@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from clarion.config import nearest
+from clarion.errors import UsageError
+
 SECTIONS = ("summary", "genes", "tissue", "clinical", "missing")
 LANGUAGES = ("en", "ko")
 HEADINGS = {
@@ -16,9 +19,16 @@ HEADINGS = {
 }  # fmt: skip
 
 
+def known_language(language: str) -> None:
+    """UsageError for a language in which nothing is written."""
+    if language not in LANGUAGES:
+        hint = nearest(language, LANGUAGES)
+        raise UsageError(f"language={language} is unknown; choose {' or '.join(LANGUAGES)}.{hint}")
+
+
 @dataclass(frozen=True)
 class Sentence:
-    """states: which facts it says, as "kind:about" ("direction:TP53", "share:necrosis", "probability", "missing:slide")."""
+    """states: which facts it says, as "kind:about": "direction:TP53", "share:necrosis", "outcome"."""
 
     section: str
     text: str
@@ -50,7 +60,7 @@ class Rationale:
 
 
 def with_sentences(text: str, sentences: Sequence[Sentence], language: str) -> str:
-    """A text under these headings with sentences added to their sections; sections that it lacks come in their place."""
+    """A text under these headings, sentences added to their sections; sections that it lacks come in their place."""
     headings = HEADINGS[language]
     parts: dict[str, list[str]] = {name: [] for name in SECTIONS}
     where = "summary"

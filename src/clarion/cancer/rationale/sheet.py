@@ -1,7 +1,7 @@
 """A sheet for experts: rationales in blind order, to be rated 1 to 5, as csv or as one page that works offline.
 
-Items carry codes, never a sample's or a patient's id; the key (which item is which sample of which run) is a file of its
-own that stays with whoever asked for the review.
+Items carry codes, never a sample's or a patient's id; the key (which item is which sample of which run) is a file of
+its own that stays with whoever asked for the review.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from random import Random
@@ -50,7 +50,7 @@ class Sheet:
 
     @classmethod
     def of(cls, items: Sequence[Item], seed: int = 0) -> Sheet:
-        """Shuffle and give codes. The same items and seed give the same sheet. DataError where there is nothing to rate."""
+        """Shuffle and give codes. Same items and seed, same sheet. DataError where there is nothing to rate."""
         items = [i for i in items if i.text.strip()]
         if not items:
             raise DataError("There is no text to review: the predictions' column text is empty.")
@@ -100,7 +100,9 @@ def read_key(path: Path) -> dict[str, Any]:
         if key["schema"] != KEY_SCHEMA or not isinstance(key["items"], dict):
             raise ValueError("another schema")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no key of a review sheet ({error}): it lies beside the sheet as NAME.key.json.") from None
+        raise DataError(
+            f"{path} is no key of a review sheet ({error}): it lies beside the sheet as NAME.key.json."
+        ) from None
     return key
 
 
@@ -110,8 +112,8 @@ def _without_ids(item: Item, items: Sequence[Item]) -> Item:
     pattern = "|".join(re.escape(i) for i in sorted(ids, key=len, reverse=True))
     if not pattern:
         return item
-    text, inputs = (re.sub(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])", "[id]", t) for t in (item.text, item.inputs))
-    return Item(item.run, item.sample_id, item.patient_id, text, inputs)
+    whole = re.compile(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])")
+    return replace(item, text=whole.sub("[id]", item.text), inputs=whole.sub("[id]", item.inputs))
 
 
 def _cell(text: str) -> str:
@@ -134,5 +136,6 @@ def _article(code: str, item: Item, number: int, total: int) -> str:
     )
     return (
         f'<article data-item="{code}"><h2>{code} <small>{number} / {total}</small></h2>{paragraphs}'
-        f'{inputs if item.inputs else ""}{scales}<input class="comment" name="{code}.comment" placeholder="comment"></article>'
+        f"{inputs if item.inputs else ''}{scales}"
+        f'<input class="comment" name="{code}.comment" placeholder="comment / 의견"></article>'
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from clarion.cancer.rationale import english, hangul
-from clarion.cancer.rationale.rationale import LANGUAGES, Rationale, Sentence
-from clarion.config import nearest
-from clarion.errors import UsageError
+from clarion.cancer.rationale.rationale import Rationale, Sentence, known_language
 from clarion.evaluators.factcheck_facts import Facts
 from clarion.evaluators.factcheck_text import MIN_SHARE
 
@@ -18,8 +16,7 @@ def write_rationale(facts: Facts, language: str = "en", seed: int = 0, genes: in
     """The rationale of one patient. language: en or ko. seed: which phrasings; the same facts and seed give the same
     text. genes, patterns: at most so many of each, the first ones of the facts; of the patterns those with at least
     MIN_SHARE of the attention (one at least). Raises UsageError for another language."""
-    if language not in _PHRASES:
-        raise UsageError(f"language={language} is unknown; choose {' or '.join(LANGUAGES)}.{nearest(language, LANGUAGES)}")
+    known_language(language)
     say, rng = _PHRASES[language], Random(f"{seed}")
     sentences: list[Sentence] = [*say.summary(facts, rng)]
     for gene in facts.genes[:genes]:

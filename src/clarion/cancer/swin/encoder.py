@@ -31,7 +31,8 @@ class PatchEncoder(nn.Module):
         super().__init__()
         known = [name for name in timm.list_models("swin_*") if not name.startswith("swin_s3")]
         if network not in known:
-            raise UsageError(f"model.encoder.network={network} is no Swin transformer of timm.{nearest(network, known)}")
+            hint = nearest(network, known)
+            raise UsageError(f"model.encoder.network={network} is no Swin transformer of timm.{hint}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
@@ -39,9 +40,7 @@ class PatchEncoder(nn.Module):
                     network, pretrained=False, num_classes=0, img_size=int(patch), **dict(args or {})
                 )
             except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-                raise UsageError(f"model.encoder: timm cannot build {network} for tiles of {patch} pixels: {error}.") from (
-                    error
-                )
+                raise UsageError(f"model.encoder: timm cannot build {network} for {patch} px: {error}.") from error
         self.patch, self.width = int(patch), int(self.swin.num_features)
         self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(STD), persistent=False)

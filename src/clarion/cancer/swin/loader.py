@@ -80,8 +80,8 @@ class WithOutcome(Dataset):
 
 def together(patients: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Bags of different length as one batch, filled up with zeros; mask bool [B, N] says where tiles are."""
-    batch = {name: torch.stack([p[name] for p in patients]) for name in patients[0] if name not in ("pixels", "features")}
     name = "pixels" if "pixels" in patients[0] else "features"
+    batch = {key: torch.stack([p[key] for p in patients]) for key in patients[0] if key != name}
     lengths = torch.tensor([len(p[name]) for p in patients])
     batch["mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
     batch[name] = torch.nn.utils.rnn.pad_sequence([p[name] for p in patients], batch_first=True)
@@ -185,7 +185,7 @@ def start_encoder(encoder: PatchEncoder, start: str | Path | None) -> None:
     try:
         encoder.load_state_dict(own)
     except RuntimeError as error:
-        raise UsageError(f"model.weights={start} was trained with another encoder: choose its model ({error}).") from error
+        raise UsageError(f"model.weights={start} has another encoder: choose its model ({error}).") from error
 
 
 def started_edges(start: str | Path | None) -> list[float] | None:

@@ -34,7 +34,7 @@ class MeanPooling(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Gated attention (Ilse et al. 2018, arXiv:1802.04712, eq. 9): weights of softmax(w' (tanh(V x) * sigmoid(U x)))."""
+    """Gated attention (Ilse et al. 2018, arXiv:1802.04712, eq. 9): softmax over w' (tanh(V x) * sigmoid(U x))."""
 
     def __init__(self, width: int, hidden: int = 64, dropout: float = 0.0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""SlideModule: tiles of a patient -> survival, under the lightning trainer; risks, embeddings and what attention saw."""
+"""SlideModule: tiles of a patient -> survival, under the lightning trainer; risks, embeddings and attention."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def augmented(pixels: torch.Tensor, stain: float) -> torch.Tensor:
 
 
 def is_checkpoint(file: Path) -> bool:
-    """Whether a .safetensors holds a whole SlideNetwork (its names begin with encoder.). UsageError for no such file."""
+    """Whether a .safetensors holds a whole SlideNetwork (names begin with encoder.). UsageError for no such file."""
     try:
         with safe_open(file, "pt") as tensors:
             return any(name.startswith("encoder.") for name in tensors.keys())  # noqa: SIM118  no mapping
