@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory):
-    """Generated data of the tests is shared among them, and kept apart from the user's unless CLARION_CACHE is set."""
+def pytest_configure(config):
+    """Generated data of the tests is shared among them (also among the processes of `pytest -n 2`, which inherit the
+    variable), and kept apart from the user's unless CLARION_CACHE is set."""
     if "CLARION_CACHE" not in os.environ:
-        os.environ["CLARION_CACHE"] = str(tmp_path_factory.mktemp("clarion-cache"))
+        config.clarion_cache = tempfile.mkdtemp(prefix="clarion-cache-")
+        os.environ["CLARION_CACHE"] = config.clarion_cache
+
+
+def pytest_unconfigure(config):
+    if folder := getattr(config, "clarion_cache", None):
+        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ["CLARION_CACHE"]
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,20 @@ def test_sharding_needs_cuda_and_is_refused_before_data_are_prepared(trainer, mo
         build(cfg.trainer, model=cfg.model, seed=0).check()
 
 
+def test_the_ready_config_of_fsdp_is_one_that_trl_takes(tmp_path):
+    """Past the refusal above, which a machine without CUDA never is."""
+    import torch
+    from omegaconf import OmegaConf
+
+    from clarion.config import compose_config
+    from clarion.trainers.sft_settings import sft_config
+
+    args = OmegaConf.to_container(compose_config(["model=llama_tiny", "trainer=sft_fsdp"]).trainer.args, resolve=True)
+    made = sft_config(args, tmp_path, torch.device("cpu"), "32", 1, 4, 0)
+    assert made.fsdp is True and made.fsdp_plugin_args["fsdp_version"] == 2
+    assert made.fsdp_plugin_args["activation_checkpointing"] and not made.activation_checkpointing
+
+
 def test_devices_are_processes():
     from clarion.trainers import lightning_ddp
 

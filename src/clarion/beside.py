@@ -91,12 +91,12 @@ def _predictions(name: str, cfg: DictConfig, data: Any, split: str, record: RunR
 
 @lru_cache
 def _composed(name: str) -> DictConfig:
-    with _hydra_kept():
+    with hydra_kept():
         return config.compose_config([f"model={name}"])
 
 
 @contextmanager
-def _hydra_kept() -> Iterator[None]:
+def hydra_kept() -> Iterator[None]:
     """Composing anew clears Hydra's global state, which belongs to the job that is running."""
     from hydra.core.global_hydra import GlobalHydra
 

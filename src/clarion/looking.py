@@ -114,7 +114,7 @@ def write_patient(module: Any, data: Any, sample: Any, out: Path, operator: str,
         with tiled.open() as slide:
             write_heatmap(folder / f"heatmap-{number + 1}.tif", slide, lay_out(maps, "combined", number),
                           tiled.tiles.mpp)  # fmt: skip
-        truth = planted(sample.sample_id, number) if planted is not None else None
+        truth = planted(sample.sample_id, tiled.number) if planted is not None else None
         page = write_page(folder, maps, number, kind=data.kind, told=told, facts=facts, operator=operator, truth=truth)
         written += [page, folder / f"heatmap-{number + 1}.tif", *(folder / f"{name}-{number + 1}.tif" for name in MAPS)]
     return [path.relative_to(out).as_posix() for path in written]

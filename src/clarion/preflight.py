@@ -368,7 +368,11 @@ def init_problems(init_from: dict, model: dict) -> list[str]:
         if name not in model:
             hint = nearest(name, model)
             problems.append(f"init_from.{name}: model={model.get('name')} has no setting `{name}`.{hint}")
-        if not (Path(str(run)).expanduser() / "metrics.json").is_file():
+        if str(run).startswith("model="):  # trained first, see clarion.starting
+            named = str(run).split()[0].removeprefix("model=")
+            if named not in choices("model"):
+                problems.append(f"init_from.{name}={run}: no such model.{nearest(named, choices('model'))}")
+        elif not (Path(str(run)).expanduser() / "metrics.json").is_file():
             problems.append(f"init_from.{name}={run}: not a complete run (no metrics.json there).")
     return problems
 

@@ -22,6 +22,7 @@ from clarion.errors import ClarionError, UsageError
 from clarion.evaluating import headline, predict_and_evaluate
 from clarion.predictions import image_paths
 from clarion.record import RunRecord, hash_tree
+from clarion.starting import trained_first
 from clarion.troubles import worded
 
 log = logging.getLogger("clarion")
@@ -31,7 +32,12 @@ def execute(cfg: DictConfig, overrides: list[str], directory: Path, number: int 
     """Train, predict and evaluate one configuration in its run directory; post and return the outcome.
 
     trial: of a study (clarion.tuning): then the test split is left alone and the score is the validation split's."""
-    return _outcome(lambda: _train(cfg, overrides, Path(directory), trial), Path(directory), overrides, number)
+
+    def work() -> tuple[str, str, str]:
+        started = trained_first(cfg, execute) if not RunRecord(Path(directory)).complete else cfg
+        return _train(started, overrides, Path(directory), trial)
+
+    return _outcome(work, Path(directory), overrides, number)
 
 
 def _outcome(work: Callable[[], tuple[str, str, str]], directory: Path, overrides: list[str], number: int) -> dict:

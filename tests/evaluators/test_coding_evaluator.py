@@ -220,6 +220,8 @@ def test_refusals():
         score([TRUE], [7])
     with pytest.raises(DataError, match="sample s000: 2 codes and 1 confidences"):
         score([TRUE], [TRUE], confidences=[[0.5]])
+    with pytest.raises(DataError, match="some that are no numbers"):
+        score([TRUE], [TRUE], confidences=[["0.5", "high"]])
     with pytest.raises(UsageError, match="protocol=published is unknown: write clarion or clibench"):
         CodingEvaluator(protocol="published")
     with pytest.raises(UsageError, match="stale=keep is unknown"):

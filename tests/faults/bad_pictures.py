@@ -1,14 +1,15 @@
 """Bad input: pictures, boxes and labels of detection and classification."""
 
 
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
+import tifffile
 from bad_cases import Place, case
 from hostile import bmp, encoded, grey, hostile_pickle, png
 
@@ -90,16 +91,9 @@ def bomb_in_a_bmp(place):
 
 @case(UNUSABLE + " cannot be decoded")
 def five_channels(place):
-    ok, content = cv2.imencodemulti(".tiff", [np.zeros((40, 40, 3), np.uint8)])
-    assert ok
-    tag = struct_of_samples(content.tobytes())
-    return with_picture(place, tag, ".tif")
-
-
-def struct_of_samples(tiff: bytes) -> bytes:
-    """The same TIFF, saying that it has five samples a pixel (tag 277)."""
-    place = tiff.index((277).to_bytes(2, "little") + (3).to_bytes(2, "little"))
-    return tiff[: place + 8] + (5).to_bytes(2, "little") + tiff[place + 10 :]
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((40, 40, 5), np.uint8), photometric="minisblack", planarconfig="contig")
+    return with_picture(place, buffer.getvalue(), ".tif")
 
 
 @case(UNUSABLE + " holds 3 frames")

@@ -26,17 +26,17 @@ def heyex(place: Place, **files: bytes):
     return data.check()
 
 
-@case("(?s)0001_H|picture|damaged|cut")
+@case("0001_H.bmp is damaged or cut off")
 def heyex_truncated_bmp(place):
     return heyex(place, Horizontal__0001_H_bmp=encoded(grey(496), "BMP")[:3000])
 
 
-@case("(?s)pixels|large|limit|damaged")
+@case("0001_H.bmp.*900000000 pixels.* exceeds limit")
 def heyex_decompression_bomb(place):
     return heyex(place, Horizontal__0001_H_bmp=bmp(30_000, 30_000))
 
 
-@case("(?s)damaged|cannot|0001_H")
+@case("0001_H.bmp is not a readable picture")
 def heyex_of_0_x_0(place):
     return heyex(place, Horizontal__0001_H_bmp=bmp(0, 0))
 
@@ -72,17 +72,17 @@ def truncated_dicom(place):
     return dicom(place, cut=400)
 
 
-@case("(?s)limit|large|damaged|pixels|cut off|voxels")
+@case("claims 100 B-scans of 30000 x 30000 pixels, which is impossible")
 def dicom_of_30000_x_30000(place):
     return dicom(place, rows=30_000, columns=30_000, frames=100)
 
 
-@case("(?s)damaged|cut off|known format")
+@case("scan.vol is no Heidelberg .vol file, or cut off in its header")
 def truncated_vol(place):
     return read_volume(place.folder(scan_vol=b"HSF-OCT-103" + bytes(300)) / "scan.vol")
 
 
-@case("(?s)damaged|cannot be read|known format")
+@case("scan.e2e is damaged or of an unknown version")
 def e2e_of_noise(place):
     noise = np.random.default_rng(0).bytes(5000)
     return read_volume(place.folder(scan_e2e=b"CMDb" + noise) / "scan.e2e")
@@ -93,14 +93,14 @@ def fda_of_noise(place):
     return read_volume(place.folder(scan_fda=b"FOCTFDA" + np.random.default_rng(0).bytes(5000)) / "scan.fda")
 
 
-@case("(?s)XML|damaged|entit|DTD")
+@case("scan.xml is no plain HEYEX XML .*entities of its own")
 def xml_that_reads_a_file(place):
     secret = (place.outside / "secret.txt").as_uri()
     text = f'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "{secret}">]><HEDX><BODY><a>&e;</a></BODY></HEDX>'
     return read_volume(place.folder(scan_xml=text) / "scan.xml")
 
 
-@case("(?s)XML|damaged|entit|DTD")
+@case("scan.xml is no plain HEYEX XML .*entities of its own")
 def xml_that_laughs_a_billion_times(place):
     entities = '<!ENTITY a0 "lol">' + "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 10}">' for k in range(1, 10))
     text = f'<?xml version="1.0"?><!DOCTYPE x [{entities}]><HEDX><BODY><a>&a9;</a></BODY></HEDX>'
@@ -172,7 +172,7 @@ def jsonl_with_a_list_for_a_question(place):
     return questions(place, '{"question": ["a"], "answer": "b"}')
 
 
-@case("link|outside")
+@case("train.jsonl is a link out of data.root")
 def jsonl_that_links_elsewhere(place):
     root = place.folder(test_jsonl='{"question": "a", "answer": "b"}')
     os.symlink(place.outside / "train.jsonl", root / "train.jsonl")

@@ -22,7 +22,7 @@ THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NU
 
 # train.py, but when a function is called for the n-th time the process is killed, or may write no file above 1 MB more.
 KILLED_INSIDE = """
-import importlib, os, resource, signal, sys
+import importlib, os, resource, signal, sys, threading
 module, _, path = os.environ["DIES_IN"].partition(":")
 owner = importlib.import_module(module)
 *parents, name = path.split(".")
@@ -36,6 +36,10 @@ def dies(*args, **kwargs):
         return original(*args, **kwargs)
     if os.environ.get("DIES_OF") == "full disk":
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))
+        return original(*args, **kwargs)
+    if later := os.environ.get("DIES_LATER"):
+        if calls == last:
+            threading.Timer(float(later), os.kill, (os.getpid(), signal.SIGKILL)).start()
         return original(*args, **kwargs)
     if os.environ.get("DIES_AFTER"):
         original(*args, **kwargs)
@@ -98,10 +102,14 @@ def train_until(folder: Path, *args: str, done: Callable[[], bool], delay: float
         kill(process)
 
 
-def killed_inside(folder: Path, *args: str, where: str, at: int = 1, after: bool = False, on: str = "") -> None:
+def killed_inside(
+    folder: Path, *args: str, where: str, at: int = 1, after: bool = False, on: str = "", later: float | None = None
+) -> None:
     """Train until the `at`-th call of the function `where` ("module:name"); `on`: count only calls whose first
-    argument holds this text; after: let that call finish first."""
-    env = {"DIES_IN": where, "DIES_AT": str(at), "DIES_AFTER": "1" if after else "", "DIES_ON": on}
+    argument holds this text; after: let that call finish first; later: so many seconds after that call, wherever the
+    process is then. The process must have died of the kill."""
+    env = {"DIES_IN": where, "DIES_AT": str(at), "DIES_AFTER": "1" if after else "", "DIES_ON": on,
+           "DIES_LATER": "" if later is None else str(later)}  # fmt: skip
     train(folder, *args, program=["-c", KILLED_INSIDE], env=env, expect=-signal.SIGKILL)
 
 
@@ -158,10 +166,12 @@ def _by_the_way(path: Path) -> bool:
     return path.name in ("run.log", ".lock")  # the lock is the process's, not the file's
 
 
-def moments(rows_: int, count: int, seed: int) -> list[tuple[int, float]]:
-    """`count` random moments of a training, in order: (rows of metrics.jsonl to wait for, seconds after that)."""
+def moments(steps: int, count: int, seed: int) -> list[tuple[int, float]]:
+    """`count` random moments, each of a process that trains: (its step, counted from its own start, seconds after it).
+
+    A resumed process has fewer steps left, so each draws from its share of them: it always comes that far."""
     random_ = random.Random(seed)
-    return sorted((random_.randint(0, rows_ - 1), round(random_.uniform(0, 1.5), 2)) for _ in range(count))
+    return [(random_.randint(1, steps // count), round(random_.uniform(0, 0.05), 3)) for _ in range(count)]
 
 
 def draw_plates(root: Path, train: int = 10, val: int = 4, test: int = 4, seed: int = 0) -> Path:

@@ -79,7 +79,7 @@ class Watch:
         if event == "open" and isinstance(args[0], str | bytes | os.PathLike):
             if os.fsdecode(os.path.realpath(args[0])).startswith(self.folder):
                 self.seen.append(f"opened {args[0]}")
-        elif event in ("os.system", "os.exec", "os.posix_spawn"):
+        elif event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen"):
             self.seen.append(f"{event} {args[:1]}")
 
     def start(self, folder: Path) -> None:

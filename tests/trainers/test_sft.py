@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 
 import pytest
 from sft_small import SMALL, Log, Rows, model_config, run_in, trainer_for
 
-from clarion.errors import DataError, UsageError
+from clarion.errors import ClarionError, DataError, UsageError
 from clarion.llm.instruct import InstructData
 from clarion.trainers.base import Trainer
 from clarion.trainers.sft import SftTrainer
@@ -117,6 +118,33 @@ def test_resume_ends_where_an_unbroken_run_ends(tmp_path, data):
     a, b = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert all((a[k] - b[k]).abs().max() < 1e-5 for k in a)
     assert trainer().fit(run_in(tmp_path / "broken", data, Log(fail_at=0), resume=True)) == resumed
+
+
+def test_a_diverged_training_stops_with_a_sentence_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    import torch
+    from trl import SFTTrainer
+
+    data, real = InstructData(train=16, val=4, test=4), SFTTrainer.training_step
+
+    def poisoned(self, model, *args, **kwargs):
+        if self.state.epoch >= 1:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+        return real(self, model, *args, **kwargs)
+
+    def trainer():
+        return trainer_for(model_config("llama_tiny", architecture=SMALL), epochs=2)
+
+    monkeypatch.setattr(SFTTrainer, "training_step", poisoned)
+    log = Log()
+    with pytest.raises(ClarionError, match="diverged by step.*loss is nan.*are kept.*learning_rate"):
+        trainer().fit(run_in(tmp_path, data, log))
+    (kept,) = (tmp_path / "checkpoints" / "steps").glob("checkpoint-*")  # of epoch 1
+    assert log.rows and all(math.isfinite(v) for _, row in log.rows for v in row.values())
+    monkeypatch.undo()
+    resumed = Log()
+    trainer().fit(run_in(tmp_path, data, resumed, resume=True))
+    assert resumed.rows[0][0] > int(kept.name.removeprefix("checkpoint-"))
 
 
 def test_lora_on_a_drawn_base_keeps_its_base(tmp_path, data):

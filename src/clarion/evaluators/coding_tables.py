@@ -116,11 +116,14 @@ def _confidences(predictions: pd.DataFrame, lists: list[list[str]]) -> list[list
         return None
     rows = []
     for sample, cell, codes in zip(predictions["sample_id"], predictions["confidences"], lists, strict=True):
-        values = [] if not isinstance(cell, (list, tuple, np.ndarray)) else [float(v) for v in cell]
+        try:
+            values = [float(v) for v in cell] if isinstance(cell, (list, tuple, np.ndarray)) else []
+        except (TypeError, ValueError):  # as a csv may hold
+            values = []
         if len(values) != len(codes) or not np.isfinite(values).all():
             raise DataError(
-                f"predictions, sample {sample}: {len(codes)} codes and {len(values)} confidences, or one that is no "
-                "number: give one number for each code, or leave the column out."
+                f"predictions, sample {sample}: {len(codes)} codes and {len(values)} confidences (or some that are no "
+                "numbers): give one number for each code, or leave the column out."
             )
         rows.append(values)
     return rows

@@ -153,6 +153,7 @@ class LightningTrainer:
             warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # resuming, on purpose
             warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")  # torch's own, inside lightning
             trainer = self._lightning_trainer(run, ours)
+            distributed.confirm(trainer.world_size, "lightning")
             if lightning_states.is_ended(callbacks):  # killed after its last epoch
                 best.load_state_dict(callbacks[best.state_key])
                 keep.load_state_dict(callbacks[keep.state_key])

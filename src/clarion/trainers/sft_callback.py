@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import TrainerCallback
+
+from clarion.errors import ClarionError
 
 _NAMES = {"learning_rate": "lr", "num_tokens": "tokens", "mean_token_accuracy": "token_accuracy"}
 _KEPT = ("loss", "lr", "grad_norm", "tokens", "token_accuracy", "entropy", "epoch", "perplexity")
@@ -36,4 +39,17 @@ class TrackerCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and ("loss" in logs or "eval_loss" in logs):
+            refuse_divergence(logs, state.global_step)
             self.tracker.log(tracked(logs), step=state.global_step)
+
+
+def refuse_divergence(logs: dict[str, Any], step: int) -> None:
+    """Stop a training whose loss is no finite number. The library logs and validates before it saves, so the
+    checkpoints that lie there are those of finite losses."""
+    for key, name in (("loss", "train/loss"), ("eval_loss", "val/loss")):
+        value = logs.get(key)
+        if isinstance(value, int | float) and not math.isfinite(value):
+            raise ClarionError(
+                f"The training diverged by step {step} ({name} is {value}); the last checkpoints before it are kept: "
+                "lower trainer.args.learning_rate or set trainer.precision=32."
+            )

@@ -134,9 +134,8 @@ def _network(fusion: Mapping[str, Any], llm: Any, widths: Mapping[str, int], pla
     from hydra.utils import get_class
 
     made = get_class(fusion["network"])
-    config = made.config_class(
-        llm.config, widths, fusion["tokens"], fusion["hidden"], fusion["dropout"], fusion["modality_dropout"], placeholder
-    )
+    sizes = {name: fusion[name] for name in ("tokens", "hidden", "dropout", "modality_dropout")}
+    config = made.config_class(text_config=llm.config, modalities=widths, placeholder_id=placeholder, **sizes)
     llm.requires_grad_(False)
     return made(config, llm)
 
@@ -178,7 +177,8 @@ def _stage(trainer, run, network, tokenizer, stage, rows, inputs, widths, done, 
     if stage == "one":
         save_file({k: v.contiguous() for k, v in network.projector.state_dict().items()}, done)
     history = made.state.log_history
-    losses = {"train": [r["loss"] for r in history if "loss" in r], "val": [r["eval_loss"] for r in history if "eval_loss" in r]}
+    keys = {"train": "loss", "val": "eval_loss"}
+    losses = {split: [row[key] for row in history if key in row] for split, key in keys.items()}
     return {
         "steps": made.state.global_step,
         "train_s": round(float(result.metrics["train_runtime"]), 2),
@@ -264,7 +264,8 @@ def load(trainer: Any, checkpoint: Path, record: Mapping[str, Any]) -> Any:
     # What code runs is said by this trainer's own config, never by a checkpoint.
     made = get_class(fusion["network"])
     config = made.config_class.from_pretrained(folder, local_files_only=True)
-    network = made(config, llm)
+    network = made(config, llm.get_base_model() if record["adapter"] else llm)
+    network.llm = llm
     try:
         network.projector.load_state_dict(load_file(folder / "projector.safetensors"))
         prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from clarion.record import RunRecord
 from clarion.trainers.base import Sample
 
 SLIDE_MODEL, OMICS_MODEL = "swin_mil_nano", "tabular_transformer"
+BATCH = 16  # patients at a time: the tiles of one are many
 
 
 def starts(model: Mapping[str, Any]) -> dict[str, Path]:
@@ -92,7 +93,8 @@ class Encoders:
 
     def __call__(self, name: str, samples: Sequence[Sample]) -> np.ndarray:
         """float32 [n, width]; DataError where a number is not finite."""
-        found = np.asarray(self.embed[name](samples), np.float32)
+        parts = [self.embed[name](samples[k : k + BATCH]) for k in range(0, len(samples), BATCH)]
+        found = np.concatenate(parts).astype(np.float32)
         if not np.isfinite(found).all():
             bad = samples[int(np.flatnonzero(~np.isfinite(found).all(1))[0])].sample_id
             raise DataError(f"The {name} model gives no finite embedding for sample {bad}: look at its input.")
@@ -102,11 +104,3 @@ class Encoders:
         """Keep them beside the fused model, which then needs no other run."""
         for name, source in self.folders.items():
             shutil.copytree(source, folder / name)
-
-
-def check_widths(widths: Mapping[str, int], expected: Mapping[str, int]) -> None:
-    """DataError where embeddings have another size than the projector was trained with."""
-    for name, width in widths.items():
-        if width != expected.get(name):
-            raise DataError(f"The {name} model gives embeddings of {width} numbers, the fusion was trained with "
-                            f"{expected.get(name)}: use the unimodal run it started from, or train the fusion again.")  # fmt: skip

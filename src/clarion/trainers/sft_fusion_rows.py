@@ -21,8 +21,8 @@ from clarion.trainers.sft_mask import IGNORED
 
 @dataclass(frozen=True)
 class FusedInput:
-    """One patient, ready to be asked about. facts: of the prompter; embeddings: modality -> 1-d float tensor; a modality
-    that is absent from it is missing."""
+    """One patient, ready to be asked about. facts: of the prompter; embeddings: modality -> 1-d float tensor, without
+    the modalities that are missing."""
 
     sample_id: str
     patient_id: str
@@ -75,8 +75,8 @@ class RowMaker:
         self.outcome_weight, self.max_length = float(outcome_weight), max_length
 
     def rows(self, inputs: Sequence[FusedInput], outcomes: Any, brief: bool) -> list[dict[str, Any]]:
-        """outcomes: DataFrame died, weight by sample id. brief: short prompt and statement alone, of those whose outcome
-        is known (stage one); else with the rationale. DataError for a row longer than max_length."""
+        """outcomes: DataFrame died, weight by sample id. brief: short prompt and statement alone, of those whose
+        outcome is known (stage one); else with the rationale. DataError for a row longer than max_length."""
         made = []
         for k, one in enumerate(inputs):
             died, weight = outcomes.at[one.sample_id, "died"], float(outcomes.at[one.sample_id, "weight"])

@@ -85,6 +85,7 @@ def sft_config(
         "data_seed": seed,
         "report_to": [],
         "logging_steps": 10,
+        "logging_nan_inf_filter": False,  # it would show the mean of earlier losses in a NaN's place
         "eval_strategy": "epoch" if has_validation else "no",
         "save_strategy": "epoch",
         "save_total_limit": 2,

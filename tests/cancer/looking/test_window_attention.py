@@ -64,7 +64,9 @@ def test_padding_is_cropped_and_its_mass_is_what_is_missing(seen):
             real = windows.into_windows(torch.ones(2, *block.grid), block.window, block.shift)
             given = real / (block.grid[0] * block.grid[1])
             on_padding = (torch.einsum("nwq,nwqk->nwk", given, block.weights) * (1 - real)).sum((1, 2))
-            assert torch.allclose(lost, on_padding, atol=1e-5) and (lost > 0).all()
+            assert torch.allclose(lost, on_padding, atol=1e-5)
+            if not any(block.shift):  # the mask of a shifted block may keep all queries away from padding
+                assert (lost > 1e-3).all()
 
 
 def test_splitting_merged_tokens_keeps_their_sum_and_place():
@@ -86,7 +88,7 @@ def test_every_operator_gives_one_map_of_the_finest_grid(seen, operator):
     if all(b.padded == b.grid for b in blocks):
         assert torch.allclose(total, torch.ones(()), atol=1e-5)
     else:
-        assert ((total > 0.3) & (total < 1)).all()
+        assert ((total > 0.3) & (total < 1 + 1e-5)).all()
 
 
 def test_an_unknown_operator_is_refused(seen):

@@ -38,8 +38,8 @@ def test_gated_attention_follows_its_formula():
     pooling, x = POOLING["gated"](8), torch.randn(1, 4, 8)
     v, u, w = pooling.tanh, pooling.gate, pooling.score
     with torch.no_grad():
-        score = (torch.tanh(x[0] @ v.weight.T + v.bias) * torch.sigmoid(x[0] @ u.weight.T + u.bias)) @ w.weight.T + w.bias
-        expected = score[:, 0].softmax(0)
+        gated = torch.tanh(x[0] @ v.weight.T + v.bias) * torch.sigmoid(x[0] @ u.weight.T + u.bias)
+        expected = (gated @ w.weight.T + w.bias)[:, 0].softmax(0)
         pooled, attention = pooling(x, torch.ones(1, 4, dtype=torch.bool))
     assert torch.allclose(attention[0], expected, atol=1e-6)
     assert torch.allclose(pooled[0], expected @ x[0], atol=1e-6)

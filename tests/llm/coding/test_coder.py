@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from clarion.errors import DataError, UsageError
-from clarion.llm.coding.coder import LONGEST, TextCoder
+from clarion.llm.coding.coder import LONGEST, MOST_UNKNOWN, TextCoder
+from clarion.llm.coding.plain import meanings
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,58 @@ def test_bad_notes_end_in_a_sentence_and_bounded_time(rules):
         TextCoder(threshold=3.0)
     with pytest.raises(DataError, match="2 texts, but 1"):
         rules.batch(["a", "b"], ["OD"])
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["cataract OD, glaucoma OS, ", "H40.1131 ", "H40.11{} ", "NPDR. ", "cataract. OD. ", "glaucoma and not uveitis "],
+)
+def test_the_time_of_a_note_grows_with_its_length_alone(rules, unit):
+    """Without full stops, of codes alone, of codes that do not exist: what once took hours."""
+    note = "".join(unit.format(k) for k in range(60_000 // len(unit)))
+    began = time.process_time()
+    coded = rules(note)
+    assert time.process_time() - began < 20  # seconds; 0.2 to 2 measured
+    assert coded.codes and len(coded.failures) <= MOST_UNKNOWN + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("The left upper eyelid sags.", "H02.40"),
+        ("Her right eye turns and drifts outward", "H50.1"),
+        ("A clot has blocked the central vein of the retina, left eye", "H34.81"),
+        ("The pressure inside the eye is high, blood tests pending", "H40.05"),
+        ("the right eye is without a lens", "H27.0"),
+        ("the lens is not cloudy", None),
+        ("a scar of the cornea was not seen", None),
+        ("no raised pressure of the eye or nerve damage", None),
+        ("drooping of the eyelid was ruled out", None),
+        ("high blood pressure, treated by the eye doctor's colleague", None),
+        ("call us at once for infection within a week of the injection", None),
+        ("the retinal blood vessels are of equal width", None),
+        ("the membrane was peeled off the retina", None),
+        ("his contact lens is cloudy", None),
+        ("it turned out that the eye was sore", None),
+        ("Family: mother cannot see in the dark", None),
+    ],
+)
+def test_plain_words_that_mean_a_condition(rules, text, wanted):
+    coded = rules(text)
+    assert all(c.how == "plain" for c in coded.codes)
+    assert (codes(coded) == []) if wanted is None else any(wanted in c.chain for c in coded.codes), coded
+
+
+def test_every_meaning_in_plain_words_names_codes_that_exist(rules):
+    assert all(code in rules.lexicon.codes for one in meanings() for code in one.phrase.codes)
+
+
+def test_phrases_that_an_embedding_gets_wrong_are_right_or_no_code_with_it():
+    """The known failures of a bare embedding, and the disclaimer, through rules and embedding."""
+    coder = TextCoder(scope=["H35.3", "H40", "H53.1"])  # their wrong answers lie in this scope; a small index
+    texts = ["wet AMD right eye active CNV", "no evidence of glaucoma", "I am an AI and cannot provide a diagnosis",
+             "As a language model I cannot examine your vision"]  # fmt: skip
+    assert [codes(one) for one in coder.batch(texts)] == [["H35.3211"], [], [], []]
 
 
 def test_scope_bounds_titles_but_not_written_codes():

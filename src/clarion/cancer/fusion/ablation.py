@@ -1,9 +1,9 @@
 """Does an answer depend on its inputs? Each one zeroed, withheld, or another patient's: what changes of the answer.
 
-  slide, omics    the embeddings behind the soft tokens: zeroed (the mean training patient), shuffled (another
-                  patient's), withheld (the learned vector of a missing modality; the prompt says so; for omics its genes
-                  leave the prompt)
-  genes, clinical  the words of the prompt: shuffled (another patient's), withheld
+slide, omics     the embeddings behind the soft tokens: zeroed (the mean training patient), shuffled (another
+                 patient's), withheld (the learned vector of a missing modality; the prompt says so; the genes leave
+                 it with the omics)
+genes, clinical  the words of the prompt: shuffled (another patient's), withheld
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ METHODS = {
 
 
 def ablated(inputs: Sequence[Any], what: str, donors: Sequence[int], average: Any) -> list[Any | None]:
-    """Inputs (FusedInput: facts, embeddings) under one of ABLATIONS, None where it does not apply (the patient lacks the
-    input, or has nothing else). donors: index of the patient whose input shuffling takes; average(modality) -> mean."""
+    """Inputs (FusedInput: facts, embeddings) under one of ABLATIONS, None where it does not apply (the patient lacks
+    the input, or has nothing else). donors: index of the patient whose input shuffling takes; average(modality) -> the
+    mean embedding of the training."""
     part, _, how = what.partition("_")
     return [_one(one, inputs[donors[k]], part, how, average) for k, one in enumerate(inputs)]
 
@@ -66,8 +67,8 @@ def predict_ablated(
     """One row a sample and ablation (and "none"): sample_id, patient_id, ablation, probability, risk, text (None where
     none was written).
 
-    predictor: of a fused model (`inputs`, `answer`, `average`). patients: at most so many, chosen by seed; texts: of how
-    many of them a text is written too. Another patient's input is that of the next one in a seeded order."""
+    predictor: of a fused model (`inputs`, `answer`, `average`). patients: at most so many, chosen by seed; texts: of
+    how many of them a text is written too. Another patient's input is that of the next one in a seeded order."""
     order = patient_order([s.sample_id for s in samples], seed)
     place = {sample_id: k for k, sample_id in enumerate(order)}
     chosen = sorted(samples, key=lambda s: place[s.sample_id])[: patients or len(samples)]
@@ -119,7 +120,7 @@ def _mean(each: np.ndarray, patients: np.ndarray, name: str, n_resamples: int, s
 def ablate(
     predictor: Any, samples: Sequence[Any], seed: int = 0, patients: int | None = None, texts: int = 0
 ) -> dict[str, Any]:
-    """What a run keeps as explanation.json: {"format", "metrics": `summarise`, "rows": of `predict_ablated`, "notes"}."""
+    """What a run keeps as explanation.json: format, patients, metrics (`summarise`), rows (`predict_ablated`)."""
     table = predict_ablated(predictor, samples, seed, patients, texts)
     metrics: Mapping[str, dict] = summarise(table, seed)
     return {
@@ -127,6 +128,6 @@ def ablate(
         "patients": int(table["patient_id"].nunique()),
         "metrics": metrics,
         "rows": table.astype(object).where(table.notna(), None).to_dict("records"),
-        "notes": ["Zeroed is the mean training patient; shuffled is another patient's; withheld is the learned vector of "
-                  "a missing modality. An input whose change leaves the answers alone is not read."],
+        "notes": ["Zeroed is the mean training patient, shuffled another patient's, withheld the learned vector of a "
+                  "missing modality. An input whose change leaves the answers alone is not read."],
     }  # fmt: skip

@@ -25,8 +25,8 @@ IGNORED = -100
 
 class FusionConfig(PretrainedConfig):
     """text_config: of the language model; modalities: name -> width of its embedding; tokens: K; hidden: of the
-    projector's MLP; dropout; modality_dropout: probability that a present modality is hidden in training, never all;
-    placeholder_id: the token of the vocabulary whose places the soft tokens take."""
+    projector's MLP; dropout; modality_dropout: probability that one modality of a patient with several is hidden in
+    training; placeholder_id: the token of the vocabulary whose places the soft tokens take."""
 
     model_type = "clarion_fusion"
     sub_configs = {"text_config": AutoConfig}
@@ -96,14 +96,17 @@ class Projector(nn.Module):
         return self.norm(soft)
 
     def _dropped(self, present: torch.Tensor) -> torch.Tensor:
-        kept = present & (torch.rand(present.shape, device=present.device) >= self.modality_dropout)
-        return torch.where(kept.any(1, keepdim=True), kept, present)
+        """Of a patient with several modalities one is hidden, with probability modality_dropout."""
+        drawn = torch.rand(present.shape, device=present.device).masked_fill(~present, -1).argmax(1, keepdim=True)
+        hides = torch.rand(len(present), 1, device=present.device) < self.modality_dropout
+        hidden = torch.zeros_like(present).scatter(1, drawn, hides & (present.sum(1, keepdim=True) > 1))
+        return present & ~hidden
 
 
 class FusedCausalLM(PreTrainedModel):
     """A causal language model of transformers with soft tokens; `save_pretrained` and `from_pretrained` keep it whole.
 
-    llm: the language model (also one with a peft adapter); None builds it from config.text_config."""
+    llm: the language model; None builds it from config.text_config. An adapter of peft may be put round `llm` later."""
 
     config_class = FusionConfig
     base_model_prefix = "llm"
@@ -116,8 +119,9 @@ class FusedCausalLM(PreTrainedModel):
         super().__init__(config)
         self.projector = Projector(config, config.text_config.hidden_size)
         self.llm = AutoModelForCausalLM.from_config(config.text_config) if llm is None else llm
-        if llm is None:  # given weights would be initialised anew
-            self.post_init()
+        for module in llm.modules() if llm is not None else ():
+            module._is_hf_initialized = True  # else the next line draws given weights anew
+        self.post_init()
         if (words := self.get_input_embeddings().weight).device.type != "meta":
             self.projector.match(words)
 
@@ -148,8 +152,8 @@ class FusedCausalLM(PreTrainedModel):
         found = place.sum(1)
         if (found != self.config.tokens).any():
             raise DataError(
-                f"A prompt holds {int(found[found != self.config.tokens][0])} placeholders for {self.config.tokens} soft "
-                "tokens: no text of a patient may hold the placeholder token."
+                f"A prompt holds {int(found[found != self.config.tokens][0])} placeholders for {self.config.tokens} "
+                "soft tokens: no text of a patient may hold the placeholder token."
             )
         return words.masked_scatter(place[..., None], soft)
 
@@ -198,6 +202,7 @@ class FusedCausalLM(PreTrainedModel):
         self._keys_to_ignore_on_save = {
             name for name in self.state_dict() if name.startswith("llm.") and name not in trained
         }
+        self.all_tied_weights_keys = {}  # of the base, which is not loaded again
 
 
 AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)

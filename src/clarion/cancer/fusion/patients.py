@@ -1,4 +1,4 @@
-"""FusionPatients: patients with slide, omics and survival, as a fused language model is trained and asked about them."""
+"""FusionPatients: patients with slide, omics and survival, as a fused language model is trained on and asked about."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class FusionPatients(SlidePatients):
             weight = np.where(died == 1, 1 / before, np.where(died == 0, 1 / at, 0.0))
         found = pd.DataFrame({"died": died, "weight": np.minimum(weight, MOST_WEIGHT)}, died.index)
         if split == "train" and not {0.0, 1.0} <= set(found["died"].dropna()):
-            raise DataError(f"In the training split everybody of known status at {months:g} months has the same outcome: "
-                            "there is nothing to learn; take other splits or data.prompt.months.")  # fmt: skip
+            raise DataError(f"Everybody in the training split whose status at {months:g} months is known has the same "
+                            "outcome: there is nothing to learn; take other splits or data.prompt.months.")  # fmt: skip
         return found
 
     def truth(self, split: str) -> pd.DataFrame:

@@ -31,7 +31,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Prompter:
-    """Everything that prompts need, fitted on training patients; goes to JSON and back, so that a checkpoint asks alone.
+    """Everything that prompts need, fitted on training patients; JSON and back, so that a checkpoint asks alone.
 
     genes: cancer -> rows {gene, coef, q, z, status, mean, sd}: of the table, of smallest q first, and the training
     patients' mean and SD of the expression. modality: which omics these are. shown: genes in a prompt; told: genes in a
@@ -54,7 +54,7 @@ class Prompter:
         """From the training patients alone; DataError where one of `evaluated` is among them. Coefficients are per unit
         of rank-normal expression; options: of cox.fit."""
         if not 1 <= told <= shown:
-            raise UsageError(f"data.prompt: {told} genes in the rationale of {shown} in the prompt; give 1 <= told <= shown.")
+            raise UsageError(f"data.prompt: told={told} and shown={shown}; give 1 <= told <= shown.")
         train = train.with_omics([modality])
         values = train.omics[modality]
         measured = values.index[values.notna().any(axis=1)]
@@ -83,7 +83,7 @@ class Prompter:
 
     def facts(self, inputs: Mapping[str, Any], who: str = "A patient") -> Facts:
         """The facts of a sample's inputs: slide (or slides), omics {modality: values}, genes {modality: names},
-        clinical {age, sex, stage, cancer}. No outcome is among them. DataError for a patient without slide and omics."""
+        clinical {age, sex, stage, cancer}. No outcome is among them. DataError for one with neither slide nor omics."""
         clinical = dict(inputs.get("clinical") or {})
         cancer = str(clinical.get("cancer") or inputs.get("cancer") or "")
         known = self.present(inputs, who)
@@ -113,8 +113,7 @@ class Prompter:
             if names is None or len(names) != len(given):
                 raise DataError(f"The {self.modality} values of a patient need a gene name each (inputs['genes']).")
             given = dict(zip(names, np.asarray(given, np.float64), strict=True))
-        wanted = {r["gene"]: (given.get(r["gene"], np.nan) - r["mean"]) / r["sd"] for r in rows}
-        return {gene: float(z) for gene, z in wanted.items()}
+        return {r["gene"]: (float(given.get(r["gene"], np.nan)) - r["mean"]) / r["sd"] for r in rows}
 
     def messages(self, facts: Facts, placeholder: str, brief: bool = False) -> list[Message]:
         """The prompt; `placeholder`: the K placeholder tokens as text. brief: soft tokens and question alone, for the
@@ -158,8 +157,8 @@ class Prompter:
 def _measured(omics: Any) -> bool:
     if not isinstance(omics, Mapping):
         return False
-    arrays = (np.asarray(list(v.values()) if isinstance(v, Mapping) else v, np.float64) for v in omics.values() if v is not None)
-    return any(np.isfinite(a).any() for a in arrays)
+    given = [list(v.values()) if isinstance(v, Mapping) else v for v in omics.values() if v is not None]
+    return any(np.isfinite(np.asarray(v, np.float64)).any() for v in given)
 
 
 def _rows(table: LookupTable, patients: Cohort, modality: str, most: int) -> list[dict[str, Any]]:

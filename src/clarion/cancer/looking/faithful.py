@@ -71,7 +71,7 @@ def points(maps: PatientMaps, planted: Callable[[str, int], Any]) -> list[dict[s
     for number in range(len(maps.bag.slides)):
         if not (maps.bag.places[:, 0] == number).any():
             continue
-        truth, row = planted(maps.sample_id, number), {"sample_id": maps.sample_id}
+        truth, row = planted(maps.sample_id, maps.bag.slides[number].number), {"sample_id": maps.sample_id}
         for name in MAPS:
             canvas = lay_out(maps, name, number)
             x, y, value = canvas.centres()

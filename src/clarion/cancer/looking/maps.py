@@ -19,6 +19,7 @@ from clarion.cancer.swin.bags import Bag
 MAPS = ("combined", "mil", "window", "gradcam")
 CELLS = 8  # of a map a side of a tile, at most
 BATCH = 32
+GROUPS = 1000
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def patient_maps(module: Any, bag: Bag, operator: str = "rollout") -> PatientMap
 
 
 def tile_shares(module: Any, features: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-    """(risk, attention [n], gradient of the risk by the features [n, width], effect [n] of leaving each tile out)."""
+    """(risk, attention [n], gradient of the risk by the features [n, width], effect [n] of leaving each tile out).
+
+    Of more than GROUPS tiles neighbours are left out together and share their effect."""
     given = torch.from_numpy(features).to(module.device)[None].requires_grad_(True)
     mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
     with torch.enable_grad():
@@ -68,20 +71,22 @@ def tile_shares(module: Any, features: np.ndarray) -> tuple[float, np.ndarray, n
         (gradient,) = torch.autograd.grad(risk, given)
     with torch.inference_mode():
         attention = module.network.embed(given, mask)[1][0]
-    without = risks(module, features, ~np.eye(len(features), dtype=bool))
-    effect = float(risk.detach()) - without
+    group = np.arange(len(features)) * min(len(features), GROUPS) // len(features)
+    without = risks(module, features, group[None] != np.unique(group)[:, None])
+    effect = ((float(risk.detach()) - without) / np.bincount(group))[group]
     return float(risk.detach()), attention.float().cpu().numpy(), gradient[0].cpu().numpy(), effect
 
 
 def risks(module: Any, features: np.ndarray, masks: np.ndarray, most: float = 2e7) -> np.ndarray:
-    """float64 [m]: the risk with the tiles of each mask bool [m, n] alone; `most` numbers of features at once."""
-    given = torch.from_numpy(features).to(module.device)[None]
-    step = max(1, int(most // features.size))
+    """float64 [m]: the risk with the tiles of each mask bool [m, n] alone; `most` numbers of the tile layer at once."""
+    network, found = module.network, []
     with torch.inference_mode():
-        found = [
-            module.risk(given.expand(len(part), -1, -1), torch.from_numpy(part).to(module.device)).double().cpu()
-            for part in (masks[k : k + step] for k in range(0, len(masks), step))
-        ]
+        tiles = network.tile(torch.from_numpy(features).to(module.device))[None]  # the same whatever is left out
+        step = max(1, int(most // tiles.numel()))
+        for start in range(0, len(masks), step):
+            part = torch.from_numpy(masks[start : start + step]).to(module.device)
+            pooled, _ = network.pooling(tiles.expand(len(part), -1, -1), part)
+            found.append(module.as_risk(network.head(pooled).float()).double().cpu())
     return torch.cat(found).numpy()
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,14 @@ class TileSettings:
 
 @dataclass(frozen=True)
 class TiledSlide:
-    """One slide and its tiles; key: their name in caches."""
+    """One slide and its tiles; key: their name in caches; number: of the slide among all of its patient's, from 0."""
 
     path: Path
     mpp: float | None
     tiles: Tiles
     stains: Stains | None
     key: str
+    number: int = 0
 
     def open(self) -> Slide:
         return open_slide(self.path, self.mpp)
@@ -107,12 +108,13 @@ def bag_of(sample: Sample, settings: TileSettings) -> Bag:
     """The bag of a patient (inputs: slides, mpp). Slides without tissue bring no tiles and are named in the log; other
     faults are DataErrors."""
     paths = sample.inputs.get("slides") or ([sample.inputs["slide"]] if sample.inputs.get("slide") else [])
-    tiled = [found for path in paths if (found := tile(Path(path), settings, sample.inputs.get("mpp"))) is not None]
+    every = [tile(Path(path), settings, sample.inputs.get("mpp")) for path in paths]
+    tiled = [replace(found, number=k) for k, found in enumerate(every) if found is not None]
     places = [np.stack([np.full(len(t.tiles), k), np.arange(len(t.tiles))], 1) for k, t in enumerate(tiled)]
-    every = np.concatenate(places) if places else np.empty((0, 2))
-    if settings.most is not None and len(every) > settings.most:
-        every = every[np.linspace(0, len(every) - 1, settings.most).round().astype(int)]
-    return Bag(sample.sample_id, tuple(tiled), every.astype(np.int64))
+    chosen = np.concatenate(places) if places else np.empty((0, 2))
+    if settings.most is not None and len(chosen) > settings.most:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, settings.most).round().astype(int)]
+    return Bag(sample.sample_id, tuple(tiled), chosen.astype(np.int64))
 
 
 def tile(path: Path, settings: TileSettings, mpp: float | None = None) -> TiledSlide | None:

@@ -126,6 +126,9 @@ class SlideBags(L.LightningDataModule):
         if not train_encoder:
             network = PatchEncoder(**encoder, patch=settings.patch)
             start_encoder(network, start)
+            if start is None:
+                log.warning("model.weights=null: the features are those of an untrained Swin; give a .safetensors, "
+                            "or train end to end by model.train_encoder=true")  # fmt: skip
             reader = FeatureReader(network.eval())
         self.splits = {}
         for split, found in bags.items():

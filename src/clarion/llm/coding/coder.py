@@ -1,10 +1,10 @@
 """`TextCoder`: a note, or what a language model wrote, to ICD-10-CM codes with their places.
 
 In this order: codes that are written down; phrases of the lexicon (titles, inclusion terms, synonyms, abbreviations,
-Korean), each resolved to the leaf with its eye and stage; and, for clauses in which nothing was read, the nearest
-phrase by embedding above a calibrated threshold. What is negated, past, of the family, hypothetical or of the wrong
-eye is dropped with its reason. A broader code beside a narrower one, a symptom beside a diagnosis and a part of another
-code are dropped likewise.
+Korean), each resolved to the leaf with its eye and stage; and, for clauses in which nothing was read, plain words that
+together mean a condition (plain.tsv), else the nearest phrase by embedding above a calibrated threshold. What is
+negated, past, of the family, hypothetical or of the wrong eye is dropped with its reason. A broader code beside a
+narrower one, a symptom beside a diagnosis and a part of another code are dropped likewise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from clarion.errors import DataError, UsageError
 from clarion.llm.coding.context import verdicts
 from clarion.llm.coding.embedding import Match, PhraseIndex, SentenceEncoder, Threshold, calibrated
 from clarion.llm.coding.laterality import declared_side, fellow_side, find_sides, parse_side, side_of
-from clarion.llm.coding.lexicon import Found, Lexicon, lexicon
+from clarion.llm.coding.lexicon import Found, Lexicon, Phrase, lexicon
 from clarion.llm.coding.pruning import prune
 from clarion.llm.coding.residue import Clause, residual_clauses
 from clarion.llm.coding.resolve import Resolver
@@ -25,13 +25,10 @@ from clarion.llm.coding.words import Words, composed, read_words
 from clarion.llm.coding.written import listed_from, written_codes
 
 LONGEST = 262_144  # characters of a note that are read: the time of one note is bounded
+MOST_UNKNOWN = 20  # codes that do not exist whose nearest ones are looked for in one note
 NEAR = 10  # words to each side of a finding in which its stage and details are looked for
-_WRITTEN, _TITLE, _OTHER_ORDER, _SYNONYM = (
-    1.0,
-    0.98,
-    0.9,
-    0.95,
-)  # ranks, no probabilities: rules have no doubt of a number
+# Ranks, no probabilities: rules have no doubt of a number.
+_WRITTEN, _TITLE, _SYNONYM, _OTHER_ORDER, _PLAIN = 1.0, 0.98, 0.95, 0.9, 0.8
 _SEVERITY = frozenset("mild moderate severe early advanced intermediate indeterminate".split())
 
 
@@ -39,9 +36,9 @@ _SEVERITY = frozenset("mild moderate severe early advanced intermediate indeterm
 class CodeSpan:
     """A code and the characters [start, end) it was read from.
 
-    how: code | title | synonym | embedding. confidence: 0..1, of an embedding match a calibrated probability, of a rule
-    a rank. laterality: right | left | bilateral | None. chain: [code, ..., chapter]. reason (of a dropped one): negated
-    historical family hypothetical wrong_eye below_threshold no_such_code less_specific part_of symptom out_of_scope;
+    how: code | title | synonym | plain | embedding. confidence: 0..1, of an embedding match a calibrated probability,
+    of a rule a rank. laterality: right | left | bilateral | None. chain: [code, ..., chapter]. reason (of a dropped
+    one): negated historical family hypothetical wrong_eye below_threshold no_such_code less_specific part_of symptom;
     detail says it in words."""
 
     code: str | None
@@ -133,11 +130,12 @@ class TextCoder:
         return [self._finished(note) for note in read]
 
     def nearest(self, texts: Sequence[str]) -> list[list[tuple[str, str, float]]]:
-        """Of each text the clauses that go to the embedding: (clause, code, cosine), whatever the threshold."""
-        read = [self._read(text, None) for text in texts]
+        """Of each text the clauses that go to the embedding, or would without the rules for plain words: (clause, code,
+        cosine), whatever the threshold."""
+        read = [self._read(text, None, plain=False) for text in texts]
         found: dict[int, list[tuple[str, str, float]]] = {id(note): [] for note in read}
         for note, clause, match in self._matches(read):
-            code, _ = self._leaf_of(note, clause, match)
+            code, *_ = self._leaf_of(note, clause, match.phrase)
             found[id(note)].append((note.text[clause.start : clause.end], code, match.cosine))
         return [found[id(note)] for note in read]
 
@@ -150,7 +148,7 @@ class TextCoder:
 
     # ------------------------------------------------------------------------------------------- one note
 
-    def _read(self, text: Any, side: str | None) -> _Note:
+    def _read(self, text: Any, side: str | None, plain: bool = True) -> _Note:
         if not isinstance(text, str):
             raise DataError(f"a note is text, not {type(text).__name__}.")
         note = _Note(composed(text[:LONGEST]), side)
@@ -167,14 +165,14 @@ class TextCoder:
             note.side = declared_side(note.text)
         note.words = words = read_words(note.text)
         findings = [] if listed is not None else self.lexicon.find(words)
-        findings = [
-            f
-            for f in findings
-            if not any(c.start < words.ends[f.last] and words.starts[f.first] < c.end for c in codes)
-        ]
+        coded = {k for c in codes for k in words.inside(c.start, c.end)}
+        findings = [f for f in findings if coded.isdisjoint(range(f.first, f.last + 1))]
         spans = [(f.first, f.last) for f in findings]
         for k, side in find_sides(words):
             note.sides.setdefault(words.sentences[k], []).append((k, side))
+        named = {s for here in note.sides.values() for _, s in here}
+        note.only_side = named.pop() if len(named) == 1 else None
+        note.type_1 = " type 1 diabetes " in f" {' '.join(words.text)} "
         together: dict[int, list[tuple[int, int]]] = {}
         for span in spans:
             together.setdefault(words.sentences[span[0]], []).append(span)
@@ -184,10 +182,13 @@ class TextCoder:
         for found, verdict in zip(findings, reasons, strict=True):
             self._add(note, found, verdict, together[words.sentences[found.first]])
         self._add_written(note, codes)
-        if self.embedding and listed is None:
-            note.clauses = residual_clauses(
-                note.text, words, spans, [(c.start, c.end) for c in codes], self.lexicon.vocabulary
-            )
+        if listed is None:
+            places = [(c.start, c.end) for c in codes]
+            for clause in residual_clauses(note.text, words, spans, places, self.lexicon, plain):
+                if clause.meaning is not None:
+                    self._add_plain(note, clause)
+                elif self.embedding:
+                    note.clauses.append(clause)
         return note
 
     def _add(self, note: _Note, found: Found, verdict, spans) -> None:
@@ -208,23 +209,17 @@ class TextCoder:
     def _add_written(self, note: _Note, codes) -> None:
         marks = []
         for c in codes:
-            inside = [
-                k for k in range(len(note.words)) if note.words.starts[k] < c.end and c.start < note.words.ends[k]
-            ]
+            inside = note.words.inside(c.start, c.end)
             marks.append((inside[0], inside[-1]) if inside else (0, 0))
+        unknown: dict[str, str] = {}
         for c, mark, verdict in zip(codes, marks, verdicts(note.text, note.words, marks), strict=True):
             if c.code is None:
-                note.failures.append(self.system.unknown(c.text))
+                if c.text not in unknown:  # the nearest codes are looked for once a code, and not for thousands
+                    named = len(unknown) < MOST_UNKNOWN
+                    unknown[c.text] = self.system.unknown(c.text) if named else f"no code of {self.system.name}"
+                    note.failures += [unknown[c.text]] if named else []
                 span = CodeSpan(
-                    None,
-                    "",
-                    c.start,
-                    c.end,
-                    c.text,
-                    0.0,
-                    "code",
-                    reason="no_such_code",
-                    detail=self.system.unknown(c.text),
+                    None, "", c.start, c.end, c.text, 0.0, "code", reason="no_such_code", detail=unknown[c.text]
                 )
                 note.dropped.append(span)
                 continue
@@ -235,11 +230,22 @@ class TextCoder:
                 note.drop(len(note.found) - 1, verdict.effect, f"because of {verdict.because!r}")
             else:
                 self._check_eye(note, len(note.found) - 1)
+        if (more := len(unknown) - MOST_UNKNOWN) > 0:
+            note.failures.append(f"{more} further codes of the note do not exist in {self.system.name}.")
+
+    def _add_plain(self, note: _Note, clause: Clause) -> None:
+        code, used, side = self._leaf_of(note, clause, clause.meaning.phrase)
+        span = self._span(code, clause.start, clause.end, note, _PLAIN, "plain", side)
+        note.found.append(_Item(span, clause.first, clause.last, used, clause.meaning.phrase))
+        verdict = clause.verdict
+        if verdict is not None and (verdict.effect != "negated" or clause.meaning.words):
+            note.drop(len(note.found) - 1, verdict.effect, f"because of {verdict.because!r}")
+        else:
+            self._check_eye(note, len(note.found) - 1)
 
     def _embedded(self, note: _Note, clause: Clause, match: Match) -> None:
         threshold = self.threshold
-        side = self._side(note, clause.first, clause.last, [])
-        code, used = self._leaf_of(note, clause, match)
+        code, used, side = self._leaf_of(note, clause, match.phrase)
         span = self._span(code, clause.start, clause.end, note, threshold.probability(match.cosine), "embedding", side)
         note.found.append(_Item(span, clause.first, clause.last, used, match.phrase))
         here = len(note.found) - 1
@@ -250,11 +256,12 @@ class TextCoder:
         else:
             self._check_eye(note, here)
 
-    def _leaf_of(self, note: _Note, clause: Clause, match: Match) -> tuple[str, frozenset[str]]:
+    def _leaf_of(self, note: _Note, clause: Clause, phrase: Phrase) -> tuple[str, frozenset[str], str | None]:
+        """(code, words of the clause that decided for it, eye)."""
         side = self._side(note, clause.first, clause.last, [])
         evidence = note.words.text[clause.first : clause.last + 1]
-        code, used = self.resolver.resolve(match.phrase, evidence, side)
-        return self._diabetes_type(note, code), used
+        code, used = self.resolver.resolve(phrase, evidence, side)
+        return self._diabetes_type(note, code), used, side
 
     def _finished(self, note: _Note) -> Coded:
         prune(note.found, note.reasons, self.system)
@@ -285,8 +292,7 @@ class TextCoder:
         if side == "fellow":
             return fellow_side(note.side)
         if side is None:
-            named = {s for here in note.sides.values() for _, s in here}
-            side = note.side or (named.pop() if len(named) == 1 else None)
+            side = note.side or note.only_side
         return None if side == "fellow" else side
 
     def _check_eye(self, note: _Note, k: int) -> None:
@@ -320,7 +326,7 @@ class TextCoder:
 
     def _diabetes_type(self, note: _Note, code: str) -> str:
         """E11 is the default of diabetes whose type is not stated; a note that says type 1 means E10."""
-        if code.startswith("E11.3") and " type 1 diabetes " in f" {' '.join(note.words.text)} ":
+        if note.type_1 and code.startswith("E11.3"):
             return self.system.normalise("E10" + code[3:]) or code
         return code
 
@@ -340,6 +346,8 @@ class _Note:
     side: str | None
     words: Words = field(default_factory=lambda: read_words(""))
     sides: dict[int, list[tuple[int, str]]] = field(default_factory=dict)  # by sentence
+    only_side: str | None = None  # the side that the note names, if it names just one
+    type_1: bool = False  # diabetes of type 1 is named
     denied: set[int] = field(default_factory=set)  # words of findings that are not asserted
     found: list[_Item] = field(default_factory=list)
     reasons: dict[int, tuple[str, str]] = field(default_factory=dict)

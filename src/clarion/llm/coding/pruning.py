@@ -20,19 +20,21 @@ def prune(found: list[Any], reasons: dict[int, tuple[str, str]], system: CodeSys
     said: dict[tuple, list[int]] = {}  # a note that repeats itself is compared by what it says, not by how often
     for k in alive:
         said.setdefault((found[k].span.code, found[k].span.laterality), []).append(k)
-    near = {k: [j[0] for j in said.values()] if len(alive) > MANY else alive for k in alive}
+    near = [same[0] for same in said.values()] if len(alive) > MANY else alive
+    above = {code: frozenset(system.chain(code)[1:]) for code, _ in said}
+    names = {id(p): _names(p, system) for k in alive if (p := found[k].phrase) is not None}
     for k in alive:
         item = found[k]
         if item.phrase is None:
             continue
-        for j in near[k]:
+        for j in near:
             other = found[j]
             if j == k or other.span.code == item.span.code or j in reasons:
                 continue
             if _same_eye(item.span.laterality, other.span.laterality):
                 if _part(item, other):
                     reasons[k] = ("part_of", f"{other.span.code} says it")
-                elif _broader(item, other, system):
+                elif _broader(item, other, above[other.span.code], names[id(item.phrase)]):
                     reasons[k] = ("less_specific", f"{other.span.code} says more")
             if k in reasons:
                 break
@@ -49,16 +51,19 @@ def _part(item: Any, other: Any) -> bool:
     return bool(other.used) and set(item.phrase.words) <= other.used and abs(item.first - other.first) <= 24
 
 
-def _broader(item: Any, other: Any, system: CodeSystem) -> bool:
-    chain = set(system.chain(other.span.code)[1:])
-    above = {c for c in item.phrase.codes if not system.is_leaf(c)} | set(item.phrase.covers)
-    if item.phrase.covers and other.span.code in item.phrase.covers:
+def _names(phrase: Any, system: CodeSystem) -> frozenset[str]:
+    """The groups of codes that a phrase stands for as a whole."""
+    return frozenset(c for c in phrase.codes if not system.is_leaf(c)) | frozenset(phrase.covers)
+
+
+def _broader(item: Any, other: Any, chain: frozenset[str], names: frozenset[str]) -> bool:
+    """chain: the codes above the other's; names: of the item's phrase."""
+    if other.span.code in item.phrase.covers or item.span.code in chain:
         return True
-    if item.span.code in chain:
-        return True
-    broad = bool(above & chain)
     # Two findings under one broad name (both eyes apart) are not each other's broader ones.
-    return broad and not (other.phrase is not None and set(item.phrase.codes) & set(other.phrase.codes))
+    return not names.isdisjoint(chain) and not (
+        other.phrase is not None and not set(item.phrase.codes).isdisjoint(other.phrase.codes)
+    )
 
 
 def _same_eye(own: str | None, other: str | None) -> bool:

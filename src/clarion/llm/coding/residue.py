@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from clarion.llm.coding.context import Verdict, verdicts
-from clarion.llm.coding.lexicon import without_side
+from clarion.llm.coding.lexicon import Lexicon, without_side
+from clarion.llm.coding.plain import Meaning, meaning_of
 from clarion.llm.coding.words import SKIPPED, Words
 
 LONGEST_CLAUSE = 24  # words; a longer one is no name of a diagnosis
@@ -34,8 +35,8 @@ _NO_FINDING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """words: what is encoded (normalised, without
-    eyes); first..last: words of the stream; verdict: why not asserted."""
+    """words: what is encoded (normalised, without eyes); first..last: words of the stream; verdict: why not asserted;
+    meaning: what it says in plain words, if it does (then nothing is encoded)."""
 
     words: tuple[str, ...]
     first: int
@@ -43,6 +44,7 @@ class Clause:
     start: int
     end: int
     verdict: Verdict | None
+    meaning: Meaning | None = None
 
 
 def residual_clauses(
@@ -50,14 +52,15 @@ def residual_clauses(
     words: Words,
     findings: Sequence[tuple[int, int]],
     codes: Sequence[tuple[int, int]],
-    vocabulary: frozenset[str],
+    lexicon: Lexicon,
+    plain: bool = True,
 ) -> list[Clause]:
-    """Sentences without a finding, whole where they are short,
-    else cut at commas; only those with a word of the eye."""
+    """Sentences without a finding, whole where they are short, else cut at commas; only those that mean something in
+    plain words (plain: false looks for no such meaning) or hold a word of the eye."""
     taken = {words.sentences[f] for f, _ in findings}
     covered = {k for first, last in findings for k in range(first, last + 1)}
     for start, end in codes:
-        covered.update(k for k in range(len(words)) if words.starts[k] < end and start < words.ends[k])
+        covered.update(words.inside(start, end))
     parts: list[tuple[int, int]] = []
     begin = 0
     for k in range(1, len(words) + 1):
@@ -72,17 +75,22 @@ def residual_clauses(
             continue  # a heading
         kept = without_side([w for w in words.text[first : last + 1] if w not in SKIPPED and not w.startswith("@")])
         kept = tuple(w for w in kept if w.isascii())
-        telling = [w for w in kept if w in vocabulary and w not in _PLAIN]
+        if plain and len(kept) <= LONGEST_CLAUSE and (meaning := meaning_of(kept, lexicon)) is not None:
+            chosen.append((kept, first, last, meaning))
+            continue
+        telling = [w for w in kept if w in lexicon.vocabulary and w not in _PLAIN]
         if not _NO_FINDING.isdisjoint(kept):
             continue
         if telling and len(kept) >= (1 if len(telling[0]) > 5 else 2) and len(kept) <= LONGEST_CLAUSE:
-            chosen.append((kept, first, last))
+            chosen.append((kept, first, last, None))
     chosen = chosen[:MOST_CLAUSES]
-    reasons = verdicts(text, words, [_core(words, f, e) for _, f, e in chosen])
-    return [
-        Clause(kept, first, last, *words.span(first, last), verdict)
-        for (kept, first, last), verdict in zip(chosen, reasons, strict=True)
-    ]
+    cores = [_core(words, first, last, meaning) for _, first, last, meaning in chosen]
+    reasons = iter(verdicts(text, words, [(k, k) for core in cores for k in core]))
+    found = []
+    for (kept, first, last, meaning), core in zip(chosen, cores, strict=True):
+        verdict = next((v for v in [next(reasons) for _ in core] if v is not None), None)
+        found.append(Clause(kept, first, last, *words.span(first, last), verdict, meaning))
+    return found
 
 
 def _cut(words: Words, begin: int, end: int, whole: bool) -> list[tuple[int, int]]:
@@ -96,6 +104,8 @@ def _cut(words: Words, begin: int, end: int, whole: bool) -> list[tuple[int, int
     return [*parts, (first, end - 1)]
 
 
-def _core(words: Words, first: int, last: int) -> tuple[int, int]:
-    """The last word stands for the clause, so that a trigger within it ("no sign of a lazy eye") acts on the rest."""
-    return last, last
+def _core(words: Words, first: int, last: int, meaning: Meaning | None) -> list[int]:
+    """The words whose denial denies the clause: those that make its meaning; else the last one, so that a trigger
+    within it ("no sign of a lazy eye") acts on the rest."""
+    telling = meaning.words if meaning is not None else ()
+    return [k for k in range(first, last + 1) if words.text[k] in telling] or [last]

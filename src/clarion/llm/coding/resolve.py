@@ -45,6 +45,7 @@ class Resolver:
         self.system = system
         self._leaves: dict[str, Leaf] = {}
         self._below: dict[str, tuple[Leaf, ...]] = {}
+        self._titles: dict[str, frozenset[str]] = {}
 
     def below(self, code: str) -> tuple[Leaf, ...]:
         if code not in self._below:
@@ -63,6 +64,11 @@ class Resolver:
             self._leaves[code] = Leaf(code, side, kept, excluded, unspecified > 0)
         return self._leaves[code]
 
+    def _title(self, code: str) -> frozenset[str]:
+        if code not in self._titles:
+            self._titles[code] = frozenset(phrase_words(self.system.title(code)))
+        return self._titles[code]
+
     def resolve(self, phrase: Phrase, evidence: Iterable[str], side: str | None) -> tuple[str, frozenset[str]]:
         """(code, words of the evidence that decided for it).
 
@@ -74,8 +80,7 @@ class Resolver:
             return codes[0], frozenset()
         for group in dict.fromkeys((tuple(codes), (codes[0],))):  # the first code is the default of several
             known = set(phrase.words)
-            titles = [set(phrase_words(self.system.title(c))) for c in group]
-            known |= set.intersection(*titles)
+            known |= frozenset.intersection(*map(self._title, group))
             leaves = [leaf for c in group for leaf in self.below(c)]
             best = self._best(leaves, known, near, side)
             if best is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -27,6 +27,7 @@ _DOSE = re.compile(
     r"(?:\d\s*(?:mg|ml|mcg|g|drops?|gtts?|tabs?|caps?|iu|%)|po|tid|qid|bid|drops?|tabs?)\s*$", re.IGNORECASE
 )
 _PREFIXES = frozenset("non pseudo micro retro vitreo chorio kerato irido hyper hypo neo sub pre intra".split())
+LONGEST_SENTENCE = 120  # words; a longer one is read in parts, so that the work on a note grows with its length alone
 SKIPPED = frozenset("of the a an in to due on at for by nos".split())  # no part of a phrase that is matched
 _AMERICAN = {
     "haemorrhage": "hemorrhage", "haemorrhagic": "hemorrhagic", "oedema": "edema", "oedematous": "edema",
@@ -56,6 +57,10 @@ class Words:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    def inside(self, start: int, end: int) -> range:
+        """The words that the characters [start, end) touch."""
+        return range(bisect_right(self.ends, start), bisect_left(self.starts, end))
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Characters of the words first..last (inclusive), which may stand in the text in another order."""
@@ -136,7 +141,24 @@ def read_words(text: str) -> Words:
             _add(out, meaning, start, end, sentence, cut, True)
         else:
             _add(out, (stem(word),), start, end, sentence, cut, False)
-    return _both_eyes(out)
+    return _in_parts(_both_eyes(out))
+
+
+def _in_parts(words: Words) -> Words:
+    """Sentences of more than LONGEST_SENTENCE words (a list without full stops) go on as another one, at a comma if
+    their last third has one."""
+    added = length = 0
+    before = -1
+    for k, sentence in enumerate(words.sentences):
+        if sentence == before:
+            length += 1
+            if length >= LONGEST_SENTENCE or (length >= LONGEST_SENTENCE * 2 // 3 and words.breaks[k]):
+                added, length = added + 1, 0
+        else:
+            length = 0
+        before = sentence
+        words.sentences[k] = sentence + added
+    return words
 
 
 def _add(out: Words, words: tuple[str, ...], start: int, end: int, sentence: int, cut: bool, known: bool) -> None:

@@ -56,7 +56,7 @@ def _table(part: str, title: str, rows: list[list[Any]], figures: dict[str, Any]
         "notes": [
             "own leaf: the coder gives exactly this one code; own category: its only code lies in the same "
             "three-character "
-            "category; wrong code: a code outside it. Intervals by bootstrap over the 41 categories (Wilson where all "
+            "category; wrong code: a code outside it. Intervals by bootstrap over the 40 categories (Wilson where all "
             "agree).",
             "cosine alone: the nearest of the 2,677 titles by MiniLM, no threshold. The perturbations and the lexicon "
             "have one "

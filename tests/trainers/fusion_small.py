@@ -9,16 +9,17 @@ from omegaconf import OmegaConf
 from clarion import config
 from clarion.run import execute
 
-PATIENTS = ["data=cancer_fusion_demo", "data.synthetic.patients=40", "data.synthetic.side=512", "data.synthetic.genes=30",
-            "data.synthetic.censored=0.2", "data.synthetic.two_slides=0", "data.prompt.min_events=4",
+PATIENTS = ["data=cancer_fusion_demo", "data.synthetic.patients=36", "data.synthetic.side=512",
+            "data.synthetic.genes=80", "data.synthetic.censored=0.3", "data.synthetic.two_slides=0",
+            "data.synthetic.slide_effect=1.0", "data.synthetic.seed=2", "data.prompt.min_events=4",
             "trainer.device=cpu", "model.baselines=[]"]  # fmt: skip
 SMALL = {
     "num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }  # fmt: skip
 LLAMA = {
-    "weights": "random", "architecture": {**OmegaConf.to_container(config.compose_config(["model=llama_tiny"]).model.architecture), **SMALL},
-    "tokenizer": {"vocab_size": 600}, "template": "llama3", "lora": {"r": 8, "alpha": 16, "target_modules": "all-linear"},
+    "weights": "random", "tokenizer": {"vocab_size": 600}, "template": "llama3",
+    "lora": {"r": 8, "alpha": 16, "target_modules": "all-linear"},
 }  # fmt: skip
 
 
@@ -47,7 +48,8 @@ def unimodal(folder: Path) -> dict[str, Path]:
 def fused(folder: Path, starts: dict[str, Path], *overrides: str):
     """The config of a small fused run from these."""
     cfg = composed("model=fusion_smollm2", "trainer.epochs=2", *overrides, folder=folder)
-    model = OmegaConf.to_container(cfg.model, resolve=True) | LLAMA
+    tiny = OmegaConf.to_container(config.compose_config(["model=llama_tiny"]).model.architecture)
+    model = OmegaConf.to_container(cfg.model, resolve=True) | LLAMA | {"architecture": tiny | SMALL}
     model["fusion"] |= {"placeholder": "<|end_of_text|>", "tokens": 3, "hidden": 32}
     model["fusion"]["stage_one"] |= {"epochs": 2}
     model["generation"] = {"max_new_tokens": 24, "batch_size": 8}

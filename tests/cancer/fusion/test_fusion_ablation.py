@@ -1,0 +1,98 @@
+"""Ablations on a model whose dependence on each input is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from clarion.cancer.fusion.ablation import ABLATIONS, ablate, predict_ablated, summarise
+from clarion.evaluators.factcheck_facts import Facts, Gene
+
+
+@dataclass(frozen=True)
+class Patient:
+    sample_id: str
+    patient_id: str
+    facts: Facts
+    embeddings: dict = field(repr=False)
+
+
+class Known:
+    """Reads the slide's first number and the first gene's z; deaf to the omics embedding and the clinical data."""
+
+    fused = True
+
+    def inputs(self, samples):
+        rng = np.random.default_rng(0)
+        made = []
+        for k, s in enumerate(samples):
+            facts = Facts(genes=(Gene("TP53", 0.5, 0.01, float(rng.normal())),), age=50 + k, sex="F", stage="II")
+            own = {"slide": torch.tensor([float(rng.normal())]), "omics": torch.tensor([float(rng.normal())])}
+            if k == 0:
+                own.pop("omics")
+            made.append(Patient(s.sample_id, s.sample_id, facts, own))
+        return made
+
+    def average(self, name):
+        return torch.zeros(1)
+
+    def answer(self, inputs, text=None):
+        found = []
+        for one in inputs:
+            slide = float(one.embeddings["slide"][0]) if "slide" in one.embeddings else 0.0
+            gene = one.facts.genes[0].z if one.facts.genes else 0.0
+            p = 1 / (1 + np.exp(3 * slide + gene))
+            found.append({"probability": p, "risk": 3 * slide + gene} | ({"text": f"{p:.3f}"} if text else {}))
+        return found
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return [SimpleNamespace(sample_id=f"P{k}") for k in range(30)]
+
+
+def test_what_is_read_matters_and_what_is_not_does_not(samples):
+    found = summarise(predict_ablated(Known(), samples), n_resamples=100)
+    moved = {what: metrics["probability_changed_by"] for what, metrics in found.items()}
+    assert set(moved) == set(ABLATIONS)
+    assert moved["slide_zeroed"]["value"] > 0.1 and moved["slide_shuffled"]["low"] > 0
+    assert moved["slide_shuffled"]["value"] > moved["genes_shuffled"]["value"] > 0
+    for deaf in ("omics_zeroed", "omics_shuffled", "clinical_shuffled", "clinical_withheld"):
+        assert moved[deaf]["value"] == 0 and found[deaf]["answers_flipped"]["value"] == 0
+
+
+def test_patients_without_an_input_are_not_counted_as_insensitive(samples):
+    table = predict_ablated(Known(), samples)
+    counts = table["ablation"].value_counts()
+    assert counts["none"] == 30 and counts["omics_zeroed"] == 29
+    assert counts["slide_withheld"] == 29  # the one without omics would have nothing left
+
+
+def test_withheld_omics_take_their_genes_along(samples):
+    table = predict_ablated(Known(), samples).set_index(["ablation", "sample_id"])["probability"]
+    same = table["omics_withheld"] - table["genes_withheld"].reindex(table["omics_withheld"].index)
+    assert np.allclose(same, 0)
+
+
+def test_a_subset_is_drawn_by_seed_and_writes_texts(samples):
+    table = predict_ablated(Known(), samples, seed=1, patients=8, texts=3)
+    again = predict_ablated(Known(), samples[::-1], seed=1, patients=8, texts=3)
+    assert table["sample_id"].nunique() == 8
+    assert list(table["sample_id"]) == list(again["sample_id"])
+    written = table[table["text"].notna()]
+    assert written["sample_id"].nunique() == 3
+    found = summarise(table, n_resamples=50)
+    assert found["slide_zeroed"]["texts_changed"]["n"] == 3
+    silent = summarise(predict_ablated(Known(), samples, patients=4), n_resamples=50)
+    assert "texts_changed" not in silent["slide_zeroed"]
+
+
+def test_what_a_run_keeps_is_json(samples):
+    import json
+
+    kept = ablate(Known(), samples, patients=5)
+    assert json.loads(json.dumps(kept))["patients"] == 5 and kept["metrics"]["slide_zeroed"]

@@ -1,0 +1,247 @@
+"""Slide and omics fused into a small language model, for real: two unimodal runs, two stages, answers, ablations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fusion_small import composed, fused, run, unimodal
+from omegaconf import OmegaConf
+
+from clarion.building import build, build_data
+from clarion.config import register_resolvers
+from clarion.errors import DataError, UsageError
+from clarion.samples import Sample
+from clarion.trainers import sft_fusion
+from clarion.trainers.sft_fusion_encoders import check_start
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    register_resolvers()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fusion-runs")
+
+
+@pytest.fixture(scope="module")
+def starts(folder):
+    return unimodal(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, starts):
+    """(config, run directory) of a fused run."""
+    cfg = fused(folder, starts)
+    return cfg, run(cfg)
+
+
+@pytest.fixture(scope="module")
+def data(finished):
+    return build_data(finished[0])
+
+
+@pytest.fixture(scope="module")
+def predictor(finished):
+    cfg, directory = finished
+    trainer = build(cfg.trainer, model=OmegaConf.load(directory / "config.yaml").model, seed=0)
+    return trainer.load(directory / "checkpoints/best")
+
+
+def test_the_run_is_scored_as_survival_with_probabilities_and_texts(finished, data):
+    _, directory = finished
+    metrics = json.loads((directory / "metrics.json").read_text())["evaluators"]["survival"]["metrics"]
+    assert metrics["auc_60m"]["n"] == len(data.splits["test"]) and metrics["brier_60m"]["value"] is not None
+    table = pd.read_parquet(directory / "predictions/test.parquet")
+    assert list(table["sample_id"]) == data.splits["test"]
+    p = table["probability"].to_numpy()
+    assert ((p > 0) & (p < 1)).all() and np.allclose(np.log((1 - p) / p), table["risk"], atol=1e-5)
+    assert np.allclose([s[0] for s in table["survival"]], p) and {t[0] for t in table["times"]} == {60.0}
+    assert (table["parse_failed"] == table["answer"].isna()).all() and table["text"].str.len().min() > 0
+
+
+def test_the_record_says_where_it_came_from_and_who_trained_the_statement(finished, starts, data):
+    _, directory = finished
+    record = json.loads((directory / "checkpoints/best/clarion.json").read_text())
+    assert {n: s["run"] for n, s in record["fusion"]["sources"].items()} == {n: d.name for n, d in starts.items()}
+    assert [s["stage"] for s in record["stages"]] == ["one", "two"]
+    known, left = record["statement"]["in_the_loss"]["train"], record["statement"]["censored_left_out"]["train"]
+    assert known + left == len(data.splits["train"]) and left > 0
+    assert [s["patients"]["train"] for s in record["stages"]] == [known, known + left]
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert set(manifest["init_from"]) == {"slide", "omics"}
+
+
+def test_stage_one_moves_the_projector_alone_and_the_checkpoint_holds_no_base_twice(finished):
+    _, directory = finished
+    best = directory / "checkpoints/best"
+    held = {p.relative_to(best).as_posix() for p in best.rglob("*.safetensors")}
+    assert held == {"adapter_model.safetensors", "base/model.safetensors", "fusion/projector.safetensors",
+                    "fusion/slide/model.safetensors", "fusion/omics/model.safetensors"}  # fmt: skip
+    assert not (directory / "checkpoints/steps").exists()
+
+
+def test_truth_holds_the_facts_of_the_fact_check(finished, data):
+    from clarion.evaluators.factcheck_facts import Facts
+
+    truth = pd.read_parquet(finished[1] / "truth/test.parquet")
+    facts = [Facts.read(f) for f in truth["facts"]]
+    assert all(len(f.genes) == 10 and f.survival is None for f in facts)
+    assert "facts" in data.truth("val").columns
+
+
+def test_ablations_are_kept_beside(finished):
+    kept = json.loads((finished[1] / "explanation.json").read_text())
+    assert kept["format"] == "clarion-modality-ablation/1"
+    moved = {what: m["probability_changed_by"]["value"] for what, m in kept["metrics"].items()}
+    assert len(moved) == 10
+    assert moved["slide_shuffled"] > 0 and moved["omics_zeroed"] > 0 and moved["genes_withheld"] > 0
+
+
+def test_a_fresh_load_answers_the_same_without_the_unimodal_runs(finished, predictor, data, starts):
+    table = pd.read_parquet(finished[1] / "predictions/test.parquet").set_index("sample_id")
+    for one in predictor(list(data.samples("test"))[:3]):
+        assert one.values["probability"] == pytest.approx(table.at[one.sample_id, "probability"], abs=1e-4)
+    assert all(not str(f).startswith(str(d)) for f in predictor.encoders.folders.values() for d in starts.values())
+
+
+def test_options_are_scored_as_a_plain_forward_scores_them(predictor, data):
+    """Packed option scoring with soft tokens against one forward an option."""
+    one = predictor.inputs([next(data.samples("test"))])[0]
+    values = predictor.answer([one], text=False)[0]
+    turns = predictor.prompter.messages(one.facts, predictor.soft)
+    prompt = predictor.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    for statement, found in zip(predictor.prompter.statements, values["option_logprobs"], strict=True):
+        start = len(predictor.tokenizer(prompt + "The patient", add_special_tokens=False)["input_ids"])
+        ids = torch.tensor([predictor.tokenizer(prompt + statement, add_special_tokens=False)["input_ids"]])
+        with torch.inference_mode():
+            given = {n: e[None] for n, e in one.embeddings.items()}
+            logits = predictor.network(ids, torch.ones_like(ids), given, torch.ones(1, 2, dtype=torch.bool)).logits
+        each = logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        assert float(each[start - 1 :].sum()) == pytest.approx(found, abs=1e-3)
+
+
+def test_a_patient_without_omics_or_without_a_slide_is_answered_and_without_both_refused(predictor, data):
+    sample = next(data.samples("test"))
+    gone = {"slide": {"slide": None, "slides": ()}, "omics": {"omics": None}}
+    both = next(iter(predictor([sample]))).values["probability"]
+    for name, without in gone.items():
+        values = next(iter(predictor([Sample("x", "x", sample.inputs | without)]))).values
+        assert values["missing"] == [name] and values["probability"] != both
+    neither = Sample("x", "x", sample.inputs | gone["slide"] | gone["omics"])
+    with pytest.raises(DataError, match="Patient x has neither a slide nor omics"):
+        list(predictor([neither]))
+
+
+def test_embeddings_of_another_size_are_refused(predictor, data):
+    encode = predictor.encoders.embed["omics"]
+    predictor.encoders.embed["omics"] = lambda samples: np.concatenate([encode(samples)] * 2, axis=1)
+    try:
+        with pytest.raises(DataError, match=r"omics model gives embeddings of \d+ numbers, the fusion was"):
+            predictor.inputs([next(data.samples("test"))])
+    finally:
+        predictor.encoders.embed["omics"] = encode
+
+
+def test_runs_that_knew_test_patients_or_other_data_are_refused(starts):
+    moved = build_data(composed("model=fusion_smollm2", "data.split_seed=1"))
+    with pytest.raises(DataError, match=r"trained on \d+ of this run's \d+ test patients"):
+        check_start("omics", starts["omics"] / "checkpoints/best", moved)
+    other = build_data(composed("model=fusion_smollm2", "data.missing.omics=0.1"))
+    with pytest.raises(DataError, match="another data set .*where patients, values or splits differ"):
+        check_start("omics", starts["omics"] / "checkpoints/best", other)
+
+
+def test_a_checkpoint_outside_a_run_is_refused(starts, data, tmp_path):
+    shutil.copytree(starts["omics"] / "checkpoints/best", tmp_path / "a/b/best")
+    with pytest.raises(UsageError, match="lies in no complete run"):
+        check_start("omics", tmp_path / "a/b/best", data)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"slide": None}, "has none for slide: add init_from.slide=RUN"),
+        ({"fusion": {"tokenss": 3}}, "tokenss is unknown"),
+        ({"fusion": {"tokens": 0}}, "tokens must be at least 1"),
+        ({"fusion": {"network": "os.system"}}, "not an admitted class"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(changes, words):
+    model = OmegaConf.to_container(composed("model=fusion_smollm2").model, resolve=True)
+    model |= {"slide": "a", "omics": "b"}
+    for key, value in changes.items():
+        model[key] = model[key] | value if isinstance(value, dict) else value
+    with pytest.raises(UsageError, match=words):
+        sft_fusion.check(model, {})
+
+
+def test_a_placeholder_outside_the_vocabulary_names_others(predictor):
+    from clarion.trainers.sft_fusion_rows import placeholder_id
+
+    with pytest.raises(UsageError, match="no special token of this vocabulary"):
+        placeholder_id(predictor.tokenizer, "<|image_pad|>")
+
+
+def test_rows_train_the_statement_of_known_outcomes_alone(predictor, data):
+    from clarion.trainers.sft_chat import chat_format
+    from clarion.trainers.sft_fusion_rows import RowMaker, check_rows
+
+    tokens = predictor.network.config.tokens
+    maker = RowMaker(predictor.tokenizer, chat_format(predictor.tokenizer), {}, predictor.prompter, "<|end_of_text|>",
+                     tokens, 2.0, 1024)  # fmt: skip
+    inputs, outcomes = predictor.inputs(list(data.samples("train"))), data.outcomes("train")
+    rows = maker.rows(inputs, outcomes, brief=False)
+    assert len(rows) == len(inputs)
+    for row, one in zip(rows, inputs, strict=True):
+        labels, weights = np.array(row["labels"]), np.array(row["weights"])
+        died, weight = outcomes.loc[one.sample_id]
+        text = predictor.tokenizer.decode(labels[labels >= 0])
+        assert text.startswith("The patient") == (weight > 0)
+        if weight > 0:
+            assert predictor.prompter.parse(text) == (died == 0)
+            assert weights.max() == pytest.approx(2.0 * weight)
+        told = weights[(weights > 0) & (weights < 0.5)]
+        assert told.sum() == pytest.approx(1.0) and row["input_ids"].count(maker.placeholder) == tokens
+    brief = maker.rows(inputs, outcomes, brief=True)
+    assert len(brief) == int((outcomes["weight"] > 0).sum()) and max(len(r["labels"]) for r in brief) < 150
+    assert f"outside that of {len(rows) - len(brief)}" in check_rows(rows, maker, "train")
+    maker.max_length = 40
+    with pytest.raises(DataError, match="raise it, or show fewer genes"):
+        maker.rows(inputs, outcomes, brief=False)
+
+
+def test_ipcw_weights_are_those_of_the_five_year_head(data):
+    from clarion.cancer.transformer.heads import censoring_weights
+
+    part, found = data.cohort("train"), data.outcomes("train")
+    label, weight = censoring_weights(part.time, part.event, 60.0)
+    assert np.allclose(found["weight"], weight) and np.allclose(found["died"].fillna(0), label)
+
+
+def test_unimodal_models_are_trained_first_where_the_command_says_so(folder, starts):
+    """init_from: {omics: model=...}: found again where it is complete, under the same name."""
+    from clarion.starting import trained_first
+
+    cfg = fused(folder, {})
+    cfg.init_from = {"omics": "model=tabular_transformer trainer.epochs=2 model.explain=false model.baselines=[] "
+                     "model.datamodule.genes=20 model.datamodule.min_events=4"}  # fmt: skip
+    asked = []
+    done = trained_first(cfg, lambda own, words, directory: asked.append(directory) or {"status": "done"})
+    assert done.init_from.omics == str(starts["omics"]) and not asked
+    cfg.init_from.omics += " model.lr=0.01"
+    trained_first(cfg, lambda own, words, directory: asked.append(directory) or {"status": "done"})
+    assert len(asked) == 1 and asked[0].parent == folder and not asked[0].exists()
+    cfg.init_from.omics = "model=tabular_transformer data=omics_demo"
+    with pytest.raises(UsageError, match="this run's to choose"):
+        trained_first(cfg, None)
