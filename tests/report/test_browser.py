@@ -15,10 +15,30 @@ HOSTILE = "\"'><script>alert(1)</script><img src=https://evil.example/x onerror=
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
 
 
-@pytest.mark.skipif(
+needs_chromium = pytest.mark.skipif(
     not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
     reason="Chromium is not installed: apt-get install chromium runs this test",
 )
+
+
+@needs_chromium
+def test_the_browser_tells_a_bad_page(tmp_path):
+    """The control of the test below: a page that fails in each way is found out."""
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<!doctype html><p style='font-size:5px'>small</p><script>console.error('said'); nowhere()</script>"
+        "<img src='http://127.0.0.1:9/x.png'><div style='width:3000px'>wide</div>",
+        encoding="utf-8",
+    )
+    with Browser() as browser:
+        browser.open(page, 400, False)
+        assert len(browser.problems()) >= 2
+        assert "http://127.0.0.1:9/x.png" in browser.requests()
+        assert browser.value("document.documentElement.scrollWidth") > 400
+        assert browser.value(SMALLEST_TEXT) == 5
+
+
+@needs_chromium
 def test_pages_in_chromium(tmp_path, detection_run, classification_run, generation_run):
     runs = tmp_path / "runs"
     hostile = build_generation(runs / "hostile", HOSTILE)

@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from clarion.config import compose_config
-from clarion.errors import UsageError
+from clarion.errors import ClarionError, DataError, UsageError
 from clarion.oct.stages import BscanStages
 from clarion.trainers.base import Run, Trainer
 from clarion.trainers.lightning import LightningTrainer
 from clarion.trainers.lightning_classification import ClassificationModule, build_network, class_weights
-from clarion.trainers.lightning_states import KeepStates
+from clarion.trainers.lightning_states import KeepStates, read_newest
 
 EYES = {"train": 100, "val": 20, "test": 40}  # the default demo, so that all tests share one phantom
 
@@ -306,3 +306,38 @@ def test_checkpoints_of_another_kind_are_refused(short_run, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 64)
     with pytest.raises(UsageError, match="cannot be read as a checkpoint"):
         trainer.load(tmp_path)
+
+
+def test_a_diverged_training_stops_with_a_sentence_and_keeps_the_last_good_state(data, tmp_path, monkeypatch):
+    trainer, directory = trainer_of("swin_nano", epochs=4), tmp_path / "run"
+    step = ClassificationModule.training_step
+
+    def diverges(self, batch, number):
+        return step(self, batch, number) * (float("nan") if self.current_epoch == 2 else 1)
+
+    monkeypatch.setattr(ClassificationModule, "training_step", diverges)
+    with pytest.raises(ClarionError, match="diverged in epoch 3 .*2 epoch.s. is kept.*resume=true.*model.lr"):
+        fit(trainer, data, directory)
+    monkeypatch.undo()
+    (state, _) = read_newest(directory / "checkpoints" / "resume")
+    weights = torch.load(state, map_location="cpu", weights_only=True)["state_dict"]
+    assert all(bool(t.isfinite().all()) for t in weights.values() if t.is_floating_point())
+
+
+def test_a_picture_that_turns_unreadable_while_training_is_a_sentence(data, tmp_path, monkeypatch):
+    """Large sets are read anew each epoch; the file's name (a patient's, perhaps) stays off the record."""
+    from clarion.data import grey
+    from clarion.oct import stage_loader
+
+    monkeypatch.setattr(stage_loader, "MEMORY_LIMIT", 0)
+    calls, read = [], grey.read_grey
+
+    def vanishes(path, size=None):
+        calls.append(path)
+        return read(path if len(calls) < 900 else tmp_path / "KIM^MINSU.png", size)
+
+    monkeypatch.setattr(stage_loader, "read_grey", vanishes)
+    with pytest.raises(DataError, match="KIM.MINSU.png does not exist") as refused:
+        fit(trainer_of("swin_nano", epochs=6), data, tmp_path / "run")
+    assert len(calls) >= 900 and "KIM" not in refused.value.recorded
+    assert read_newest(tmp_path / "run" / "checkpoints" / "resume") is not None, "the epochs before are lost"

@@ -26,7 +26,7 @@ def read_grey(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{path} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}.")
+                raise _failed(path, f"has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}.")
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).clip(0, 255).astype(np.uint8))
@@ -35,6 +35,14 @@ def read_grey(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
                 image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             return np.asarray(image)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
+        raise _failed(path, "does not exist.") from None
     except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({error}): replace or remove it.") from error
+        said = str(error).replace(str(path), path.name)
+        raise _failed(path, f"cannot be read as a picture ({said}): replace or remove it.", "cannot be read") from error
+
+
+def _failed(path: Path, why: str, told: str = "") -> DataError:
+    """The sentence with the file's name for the user, and without it (it may be a patient's) for what is recorded."""
+    error = DataError(f"{path} {why}")
+    error.recorded = f"A picture of the data {told + '.' if told else why}"
+    return error

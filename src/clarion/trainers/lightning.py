@@ -312,8 +312,10 @@ class EpochMetrics(Callback):
         if trainer.optimizers:
             metrics["train/lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         if not math.isfinite(metrics.get("train/loss", 0.0)):
+            done = trainer.current_epoch
+            kept = f"; what was learned in {done} epoch(s) is kept, and resume=true goes on from there" if done else ""
             raise ClarionError(
-                f"The training diverged in epoch {trainer.current_epoch + 1} (train/loss is {metrics['train/loss']}): "
+                f"The training diverged in epoch {done + 1} (train/loss is {metrics['train/loss']}){kept}: "
                 "lower model.lr or set trainer.precision=32."
             )
         if trainer.is_global_zero:

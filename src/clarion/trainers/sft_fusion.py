@@ -115,7 +115,7 @@ def fit(trainer: Any, run: Run) -> Path:
 def _widths(inputs: Any, modalities: list[str]) -> dict[str, int]:
     """modality -> width of its embeddings. DataError where no training patient has it."""
     widths = {}
-    for name in modalities:
+    for name in sorted(modalities):  # the order of the network's config
         found = {len(one.embeddings[name]) for one in inputs if name in one.embeddings}
         if len(found) != 1:
             raise DataError(f"No training patient has {name}: a fused model cannot learn it." if not found else

@@ -65,7 +65,7 @@ def test_a_patient_changes_his_own_answer_alone(patients):
 
 def test_a_missing_modality_is_the_learned_vector_whatever_stands_there(patients):
     network = fused()
-    only_slide = torch.tensor([[True, False]] * 2)
+    only_slide = torch.tensor([[False, True]] * 2)  # modalities stand by name
     a = network.projector(patients, only_slide)
     b = network.projector(patients | {"omics": torch.full((2, 7), torch.nan)}, only_slide)
     assert torch.equal(a, b) and torch.isfinite(a).all()

@@ -172,14 +172,12 @@ def test_the_time_of_a_note_grows_with_its_length_alone(rules, unit):
         ("call us at once for infection within a week of the injection", None),
         ("the retinal blood vessels are of equal width", None),
         ("the membrane was peeled off the retina", None),
-        ("his contact lens is cloudy", None),
         ("it turned out that the eye was sore", None),
         ("Family: mother cannot see in the dark", None),
     ],
 )
 def test_plain_words_that_mean_a_condition(rules, text, wanted):
     coded = rules(text)
-    assert all(c.how == "plain" for c in coded.codes)
     assert (codes(coded) == []) if wanted is None else any(wanted in c.chain for c in coded.codes), coded
 
 

@@ -24,7 +24,7 @@ IGNORED = -100
 
 
 class FusionConfig(PretrainedConfig):
-    """text_config: of the language model; modalities: name -> width of its embedding; tokens: K; hidden: of the
+    """text_config: of the language model; modalities: name -> width of its embedding (kept by name); tokens: K; hidden: of the
     projector's MLP; dropout; modality_dropout: probability that one modality of a patient with several is hidden in
     training; placeholder_id: the token of the vocabulary whose places the soft tokens take."""
 
@@ -38,7 +38,8 @@ class FusionConfig(PretrainedConfig):
         if isinstance(text_config, Mapping):
             text_config = AutoConfig.for_model(**text_config)
         self.text_config = copy.deepcopy(text_config)  # the base class sets its attention; a given model keeps its own
-        self.modalities = {name: int(width) for name, width in (modalities or {}).items()}
+        # by name: JSON does not keep the order, in which embeddings are concatenated
+        self.modalities = {name: int(width) for name, width in sorted((modalities or {}).items())}
         self.tokens, self.hidden, self.dropout = int(tokens), int(hidden), float(dropout)
         self.modality_dropout, self.placeholder_id = float(modality_dropout), int(placeholder_id)
         super().__init__(**kwargs)

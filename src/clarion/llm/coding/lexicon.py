@@ -45,7 +45,7 @@ EYE = (
 # Grammar between the words of a phrase; anything else that joins or parts findings ends a match in free order.
 _JOINTS = frozenset(
     "and or with without no not but while versus vs rule r out history possible suspected denies if risk negative "
-    "likely".split()
+    "likely blood".split()
 )
 _SIDE_WORDS = frozenset(("right", "left", "bilateral"))
 _AFTER_SIDE = frozenset(("eye", "side"))

@@ -49,10 +49,10 @@ def meanings() -> tuple[Meaning, ...]:
 
 
 def meaning_of(clause: Sequence[str], lexicon: Lexicon) -> Meaning | None:
-    """The meaning of a clause (normalised words without eyes) among the codes of the lexicon's scope."""
+    """The meaning of a clause (normalised words) among the codes of the lexicon's scope."""
     if not _NOT_NOW.isdisjoint(clause):
         return None
-    words = [w for w in clause if w not in _LINKS] + ["$"]
+    words = ["eye" if w == "bilateral" else w for w in clause if w not in _LINKS and w not in ("right", "left")] + ["$"]
     here = {*words, *map("_".join, zip(words, words[1:])), *map("_".join, zip(words, words[1:], words[2:]))}
     for one in meanings():
         if all(not here.isdisjoint(g) for g in one.groups) and here.isdisjoint(one.without):

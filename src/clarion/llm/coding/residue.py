@@ -73,9 +73,9 @@ def residual_clauses(
             continue
         if words.breaks[last + 1 : last + 2] == [True] and text[words.ends[last] :].lstrip()[:1] == ":":
             continue  # a heading
-        kept = without_side([w for w in words.text[first : last + 1] if w not in SKIPPED and not w.startswith("@")])
-        kept = tuple(w for w in kept if w.isascii())
-        if plain and len(kept) <= LONGEST_CLAUSE and (meaning := meaning_of(kept, lexicon)) is not None:
+        said = [w for w in words.text[first : last + 1] if w not in SKIPPED and w.isascii() and not w.startswith("@")]
+        kept = without_side(said)
+        if plain and len(kept) <= LONGEST_CLAUSE and (meaning := meaning_of(said, lexicon)) is not None:
             chosen.append((kept, first, last, meaning))
             continue
         telling = [w for w in kept if w in lexicon.vocabulary and w not in _PLAIN]
