@@ -24,9 +24,9 @@ IGNORED = -100
 
 
 class FusionConfig(PretrainedConfig):
-    """text_config: of the language model; modalities: name -> width of its embedding (kept by name); tokens: K; hidden: of the
-    projector's MLP; dropout; modality_dropout: probability that one modality of a patient with several is hidden in
-    training; placeholder_id: the token of the vocabulary whose places the soft tokens take."""
+    """text_config: of the language model; modalities: name -> width of its embedding (kept by name); tokens: K; hidden:
+    of the projector's MLP; dropout; modality_dropout: probability that one modality of a patient with several is hidden
+    in training; placeholder_id: the token of the vocabulary whose places the soft tokens take."""
 
     model_type = "clarion_fusion"
     sub_configs = {"text_config": AutoConfig}
