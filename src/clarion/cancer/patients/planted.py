@@ -22,8 +22,7 @@ from clarion.cancer.cohort import Cohort
 from clarion.cancer.patients.artefacts import NAMES as FLAWS
 from clarion.cancer.patients.drawing import SlideRecipe, draw_slide, write_maps, write_slide
 from clarion.cancer.patients.tissue_map import Composition
-from clarion.cancer.synthetic import AGE_EFFECT, SYNTHETIC_VERSION, PlantedCohort, synthetic_cohort
-from clarion.cancer.synthetic import censored_survival
+from clarion.cancer.synthetic import AGE_EFFECT, SYNTHETIC_VERSION, PlantedCohort, censored_survival, synthetic_cohort
 from clarion.data.cache import build_once
 from clarion.errors import UsageError
 
