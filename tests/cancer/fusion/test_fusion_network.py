@@ -125,3 +125,29 @@ def test_what_is_saved_of_a_training_is_what_is_trained(tmp_path):
     names = set(load_file(tmp_path / "model.safetensors"))
     assert all("lora_" in n or n.startswith("projector.") for n in names) and any("lora_B" in n for n in names)
     assert {"projector.mean_slide", "projector.missing.omics"} <= names
+
+
+def test_the_projector_alone_teaches_a_frozen_model_an_outcome_that_the_slide_shows():
+    network = fused().train()
+    network.llm.requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    slide, omics = torch.randn(96, 5, generator=generator), torch.randn(96, 7, generator=generator)
+    died = slide[:, 0] > 0
+    ids = torch.tensor([[1, PLACE, PLACE, PLACE, 5, 0]]).repeat(96, 1)
+    ids[:, -1] = torch.where(died, 11, 10)
+    labels = torch.full_like(ids, IGNORED)
+    labels[:, -1] = ids[:, -1]
+    everyone = torch.ones(96, 2, dtype=torch.bool)
+    optimizer = torch.optim.AdamW(network.projector.parameters(), lr=1e-2)
+    for _ in range(60):
+        given = {"slide": slide[:64], "omics": omics[:64]}
+        loss = network(ids[:64], torch.ones_like(ids[:64]), given, everyone[:64], labels=labels[:64]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    logits = network.eval()(ids[64:], torch.ones_like(ids[64:]), {"slide": slide[64:], "omics": omics[64:]},
+                            everyone[64:]).logits[:, -2]  # fmt: skip
+    assert float(((logits[:, 11] > logits[:, 10]) == died[64:]).float().mean()) > 0.8
+    unseen = {"slide": slide[64:].roll(1, 0), "omics": omics[64:]}  # another patient's slide: the answer goes with it
+    moved = network(ids[64:], torch.ones_like(ids[64:]), unseen, everyone[64:]).logits[:, -2]
+    assert float(((moved[:, 11] > moved[:, 10]) == died[64:].roll(1)).float().mean()) > 0.8
