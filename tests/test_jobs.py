@@ -33,7 +33,7 @@ def test_an_open_wandb_run_is_closed(tmp_path):
 
     with jobs.isolated():
         os.environ["WANDB_MODE"] = "offline"
-        wandb.init(dir=str(tmp_path), project="t", settings=wandb.Settings(silent=True))
+        wandb.init(dir=str(tmp_path), project="t", mode="offline", settings=wandb.Settings(silent=True))
         assert wandb.run is not None
     assert wandb.run is None
 

@@ -66,7 +66,7 @@ def test_padding_is_cropped_and_its_mass_is_what_is_missing(seen):
             on_padding = (torch.einsum("nwq,nwqk->nwk", given, block.weights) * (1 - real)).sum((1, 2))
             assert torch.allclose(lost, on_padding, atol=1e-5)
             if not any(block.shift):  # the mask of a shifted block may keep all queries away from padding
-                assert (lost > 1e-3).all()
+                assert (lost > 1e-4).all()
 
 
 def test_splitting_merged_tokens_keeps_their_sum_and_place():

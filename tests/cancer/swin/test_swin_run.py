@@ -170,7 +170,7 @@ def test_the_encoder_leaves_as_onnx(run, tmp_path):
 
 def test_frozen_features_transmil_and_five_years_from_a_run(run, tmp_path):
     other = trained(tmp_path, "model.train_encoder=false", "model.pooling=transmil", "model.head=five_year",
-                    "model.pooling_args={heads: 2}", "trainer.epochs=1", "model.baselines=[]")  # fmt: skip
+                    "+model.pooling_args.heads=2", "trainer.epochs=1", "model.baselines=[]")  # fmt: skip
     described = json.loads((other / "checkpoints" / "best" / "model.json").read_text())
     model = open_model(str(other), "survival", "swin_mil_nano", "cpu").predictor.module
     assert described["facts"]["encoder"] == model.network.encoder.digest()  # trained on the features it answers with
@@ -192,4 +192,4 @@ def test_wrong_words_are_answered(run, tmp_path, arguments, expected):
 def test_wrong_settings_are_answered(tmp_path, word, expected):
     register_resolvers()
     outcome = execute(compose_config([*SMALL, word]), [*SMALL, word], tmp_path / "run")
-    assert outcome["status"] == "failed" and expected in outcome["reason"]
+    assert outcome["status"] == "refused" and expected in outcome["reason"]

@@ -349,7 +349,7 @@ def bounded(small: float, large: float, folder: Path) -> None:
 
 
 def test_memory_is_bounded(tmp_path):
-    bounded(2.0, 5.0, tmp_path)
+    bounded(2.0, 14.0, tmp_path)  # nearer sizes measure the noise of a few MB
 
 
 @pytest.mark.long

@@ -143,7 +143,9 @@ class SlideModule(L.LightningModule):
             return []
         with torch.inference_mode():
             features, mask = self.bags(samples)
-            logits = torch.cat([self.network(f[None, m], m[None, m]) for f, m in zip(features, mask, strict=True)])
+            # each patient's own tiles; of a patient without any, one place that the mask leaves out
+            own = [(f[m], m[m]) if m.any() else (f[:1], m[:1]) for f, m in zip(features, mask, strict=True)]
+            logits = torch.cat([self.network(f[None], m[None]) for f, m in own])
         logits, edges, horizons = logits.float(), self.facts["edges"], self.facts["horizons"]
         if self.head == "hazard":
             times = sorted({float(t) for t in (*(self.model.get("times") or ()), *horizons)})
