@@ -104,7 +104,7 @@ class Survival(Served):
             survival = survival_at(logits, facts.edges, [float(t) for t in facts.horizons])
         else:
             survival = torch.sigmoid(-logits)
-        return self.module._risk(logits), survival
+        return self.module.as_risk(logits), survival
 
 
 class Patches(Served):

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from clarion.codes.nearest import nearest_codes, nearest_titles
+from clarion.codes.nearest import nearest_codes, nearest_titles, no_such_code
 from clarion.data.cache import build_once
 from clarion.errors import DataError, UsageError
 
@@ -224,8 +224,7 @@ class CodeSystem:
     def unknown(self, code: object) -> str:
         """The sentence about a code that does not exist, with the nearest ones."""
         near = self.suggest(code) if isinstance(code, str) and code.strip() else []
-        offer = f"; nearest: {', '.join(f'{c} ({self.title(c)})' for c in near)}" if near else ""
-        return f"{str(code)[:40]!r} is no code of {self.name} ({self.version}){offer}."
+        return no_such_code(code, f"{self.name} ({self.version})", [f"{c} ({self.title(c)})" for c in near])
 
     def _leaf(self, k: int) -> bool:
         return self._ends[k] == k + 1

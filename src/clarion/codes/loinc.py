@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from clarion.codes.nearest import nearest_codes
+from clarion.codes.nearest import nearest_codes, no_such_code
 from clarion.errors import DataError, UsageError
 
 LEVELS = ("part_1", "part_2", "part_3", "leaf")  # the three parts nearest the root, and the code
@@ -101,8 +101,7 @@ class Loinc:
     def unknown(self, code: object) -> str:
         """The sentence about a code that does not exist, with the nearest ones."""
         near = self.suggest(code) if isinstance(code, str) else []
-        offer = f"; nearest: {', '.join(near)}" if near else ""
-        return f"{str(code)[:40]!r} is no code of {self.name} ({self.version}){offer}."
+        return no_such_code(code, f"{self.name} ({self.version})", near)
 
     def _normalised(self, code: str) -> str:
         if (found := self.normalise(code)) is None:

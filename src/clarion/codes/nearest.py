@@ -37,3 +37,9 @@ def nearest_titles(text: str, titles: Sequence[str], n: int, least: float = 60.0
         text[:500], titles, scorer=fuzz.token_sort_ratio, processor=utils.default_process, limit=n, score_cutoff=least
     )
     return [place for _, _, place in found]
+
+
+def no_such_code(code: object, system: str, near: Sequence[str]) -> str:
+    """The sentence about a code that `system` (name and version) does not hold, with the nearest ones."""
+    offer = f"; nearest: {', '.join(near)}" if near else ""
+    return f"{str(code)[:40]!r} is no code of {system}{offer}."

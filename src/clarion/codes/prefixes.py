@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from clarion.codes.nearest import nearest_codes
+from clarion.codes.nearest import nearest_codes, no_such_code
 from clarion.errors import DataError, UsageError
 
 
@@ -59,8 +59,7 @@ class PrefixCodes:
     def unknown(self, code: object) -> str:
         """The sentence about a code that does not exist, with the nearest ones."""
         near = self.suggest(code) if isinstance(code, str) else []
-        offer = f"; nearest: {', '.join(near)}" if near else ""
-        return f"{str(code)[:40]!r} is no code of {self.name} ({self.version}){offer}."
+        return no_such_code(code, f"{self.name} ({self.version})", near)
 
     def _normalised(self, code: str) -> str:
         if (found := self.normalise(code)) is None:

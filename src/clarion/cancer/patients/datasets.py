@@ -42,45 +42,29 @@ class SlidePatients(OmicsData):
     source: folder (root: see `folder` for its layout) | synthetic (`synthetic`: of `PatientRecipe`; drawn once into the
     cache). mpp: um a pixel for slides whose files do not say it. by_site: whole sites train or test. missing
     {omics: share, slide: share}: synthetic patients whose omics or slide is withheld (never both), so that a model is
-    seen to live without. allow: codes of `check_cohort` or SLIDE_CODES to go on with: such slides are left out. fold,
-    folds, fractions, val_fraction, split_seed, endpoint, time_unit, scale, sample_types, dates, limits: as OmicsData; a
-    column `split` of the clinical table counts where no fold is chosen. kind=private: ids become pseudonyms."""
+    seen to live without. allow: codes of `check_cohort` or SLIDE_CODES to go on with: such slides are left out. omics
+    (fold, folds, fractions, val_fraction, split_seed, modalities, endpoint, scale, limits ...): as OmicsData; a column
+    `split` of the clinical table counts where no fold is chosen. kind=private: ids become pseudonyms."""
 
     def __init__(
         self,
         name: str,
-        task: str = "survival",
         kind: str = "private",
         source: str = "folder",
         root: str | None = None,
         seed: int = 0,
-        modalities: Sequence[str] | None = None,
         mpp: float | None = None,
         by_site: bool = False,
         missing: Mapping[str, float] | None = None,
-        fold: int | None = None,
-        folds: int = 5,
-        fractions: Mapping[str, float] | None = None,
-        val_fraction: float = 0.15,
-        split_seed: int = 0,
-        format: str = "auto",
-        endpoint: str = "OS",
-        time_unit: str | None = None,
-        scale: Mapping[str, str] | None = None,
-        sample_types: Sequence[str] | None = None,
-        dates: str = "keep",
         allow: Sequence[str] = (),
-        limits: Mapping[str, float] | None = None,
-        synthetic: Mapping[str, Any] | None = None,
-        expected: str = "",
+        **omics: Any,
     ):
         if source not in SOURCES:
             raise UsageError(f"data.source={source} is unknown; choose one of {', '.join(SOURCES)}.")
         if source == "synthetic" and root is not None:
             raise UsageError(f"data={name} is embedded; for a folder of yours use data=cancer_slides data.root={root}.")
-        super().__init__(name, task, kind, source, root, seed, format, None, modalities, fold, folds, fractions,
-                         val_fraction, None, None, False, split_seed, endpoint, time_unit, scale, sample_types, dates,
-                         [c for c in allow if c not in SLIDE_CODES], limits, synthetic, expected)  # fmt: skip
+        super().__init__(name=name, kind=kind, source=source, root=root, seed=seed,
+                         allow=[c for c in allow if c not in SLIDE_CODES], **omics)  # fmt: skip
         self.allow_slides = {c for c in allow if c in SLIDE_CODES}
         self.mpp, self.by_site = None if mpp is None else float(mpp), bool(by_site)
         self.missing = {"omics": 0.0, "slide": 0.0} | dict(missing or {})

@@ -23,6 +23,7 @@ import pandas as pd
 
 from clarion.cancer.cohort import CLINICAL, Cohort
 from clarion.cancer.readers import read_cohort
+from clarion.cancer.readers.assemble import with_known_survival
 from clarion.cancer.readers.barcodes import parse
 from clarion.cancer.readers.clinical import PATIENT, SAMPLE, clinical_rows, find, ids_of, one_row_a_patient, plain
 from clarion.cancer.readers.log import ReadLog
@@ -134,19 +135,7 @@ def _with_survival(rows: pd.DataFrame, endpoint: str, log: ReadLog) -> pd.DataFr
     if absent := [c for c in ("time", "event") if c not in rows]:
         raise UsageError(f"the clinical table holds no {' and no '.join(absent)} of the endpoint {endpoint}; name the "
                          "columns as in survival_months and event, or choose data.endpoint.")  # fmt: skip
-    known = rows["time"].notna() & rows["event"].notna()
-    if (~known).any():
-        log.note(f"{int((~known).sum())} patients without known survival left out.")
-    rows = rows[known]
-    early = rows["time"] <= 0
-    if early.any():
-        log.problem(
-            "time_not_positive",
-            "patients have a survival time of zero or less; correct their dates",
-            [(f"{t:g} months", f"{p}: {t:g} months") for p, t in rows.loc[early, "time"].items()],
-            "patients with a time of zero or less are left out",
-        )
-    return rows[~early]
+    return with_known_survival(rows, log)
 
 
 def _clinical(rows: pd.DataFrame, slides: Mapping[str, Mapping[str, Path]], name: str) -> pd.DataFrame:

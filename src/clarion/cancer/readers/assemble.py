@@ -76,19 +76,7 @@ def assemble(
         text = f"the clinical tables hold no {' and no '.join(absent)} of the endpoint {options.endpoint}; "
         text += "name the columns as in OS_MONTHS and OS_STATUS, or choose another endpoint."
         raise file_error(f"{options.name}:", text)
-    known = rows["time"].notna() & rows["event"].notna()
-    if (~known).any():
-        log.note(f"{int((~known).sum())} patients without known survival left out.")
-    rows = rows[known]
-    early = rows["time"] <= 0
-    if early.any():
-        log.problem(
-            "time_not_positive",
-            "patients have a survival time of zero or less; correct their dates",
-            [(f"{t:g} months", f"{p}: {t:g} months") for p, t in rows.loc[early, "time"].items()],
-            "patients with a time of zero or less are left out",
-        )
-        rows = rows[~early]
+    rows = with_known_survival(rows, log)
     measured = rows.index.isin(pd.Index([]).append([t.index for t in omics.values()]))
     if (~measured).any():
         log.note(f"{int((~measured).sum())} patients without omics left out.")
@@ -128,3 +116,21 @@ def _clinical(rows: pd.DataFrame, slides: Mapping[str, Sequence[str]], options: 
             table[extra] = text(extra)
     assert tuple(table.columns[: len(CLINICAL)]) == CLINICAL
     return table
+
+
+def with_known_survival(rows: pd.DataFrame, log: ReadLog) -> pd.DataFrame:
+    """rows: index patient id, columns time (months) and event. Patients without either are left out and noted; times
+    of zero or less are the problem `time_not_positive`, and are left out where that is allowed."""
+    known = rows["time"].notna() & rows["event"].notna()
+    if (~known).any():
+        log.note(f"{int((~known).sum())} patients without known survival left out.")
+    rows = rows[known]
+    early = rows["time"] <= 0
+    if early.any():
+        log.problem(
+            "time_not_positive",
+            "patients have a survival time of zero or less; correct their dates",
+            [(f"{t:g} months", f"{p}: {t:g} months") for p, t in rows.loc[early, "time"].items()],
+            "patients with a time of zero or less are left out",
+        )
+    return rows[~early]

@@ -6,23 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from clarion.cancer.survival_training import Batch, SurvivalTraining, chosen_head
 from clarion.cancer.swin.bags import Bag, TileSettings, bag_of
 from clarion.cancer.swin.encoder import PatchEncoder
 from clarion.cancer.swin.features import FeatureReader
 from clarion.cancer.swin.loader import checkpoint_file
 from clarion.cancer.swin.mil import POOLING
-from clarion.cancer.transformer.heads import HEADS, five_year_loss, hazard_loss, hazard_risk, survival_at
 from clarion.errors import UsageError
-from clarion.networks import adamw_with_cosine, start_from
+from clarion.networks import start_from
 from clarion.samples import Sample
-
-Batch = Mapping[str, torch.Tensor]
 
 
 class SlideNetwork(nn.Module):
@@ -61,20 +58,16 @@ class SlideNetwork(nn.Module):
         return self.head(self.embed(features, mask)[0])
 
 
-class SlideModule(L.LightningModule):
+class SlideModule(SurvivalTraining):
     """Survival from slides. model (config): encoder, tiles, train_encoder, pooling, pooling_args, width, dropout, head,
     augment {stain}, times. facts: of `loader.SlideBags`."""
 
     def __init__(self, model: dict[str, Any], facts: dict[str, Any]):
-        super().__init__()
-        self.model, self.facts = model, facts
-        self.head, self.settings = _head(model), TileSettings.of(dict(model["tiles"]))
+        super().__init__(model)
+        self.facts, self.settings = facts, TileSettings.of(dict(model["tiles"]))
         self.network = _network(model, len(facts["edges"]) - 1)
         self.reader = FeatureReader(self.network.encoder)
-        if base := (facts.get("base") or {}).get(self.head):
-            with torch.no_grad():
-                self.network.head.weight.mul_(0.1)
-                self.network.head.bias.copy_(torch.tensor(base))
+        self.start_at(facts.get("base"))
         if not model.get("train_encoder", True):
             self.network.encoder.requires_grad_(False)
 
@@ -94,24 +87,6 @@ class SlideModule(L.LightningModule):
                 pixels = augmented(pixels, float(augment.get("stain", 0)))
             features = self.network.features(pixels, batch["mask"])
         return self.network(features, batch["mask"])
-
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean over the batch; besides the input it needs place, share, event (hazard) or label, weight."""
-        logits = self(batch)
-        if self.head == "hazard":
-            return hazard_loss(logits, batch["place"], batch["share"], batch["event"])
-        return five_year_loss(logits, batch["label"], batch["weight"])
-
-    def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
-        loss = self.loss(batch)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["mask"]), prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Batch, _index: int) -> None:
-        self.log("val/loss", self.loss(batch), on_epoch=True, batch_size=len(batch["mask"]), sync_dist=True)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return adamw_with_cosine(self)
 
     def load_start_weights(self, path: Path) -> None:
         """model.weights: a checkpoint of this model (all of it), or a Swin's own .safetensors (the encoder)."""
@@ -146,20 +121,8 @@ class SlideModule(L.LightningModule):
             # each patient's own tiles; of a patient without any, one place that the mask leaves out
             own = [(f[m], m[m]) if m.any() else (f[:1], m[:1]) for f, m in zip(features, mask, strict=True)]
             logits = torch.cat([self.network(f[None], m[None]) for f, m in own])
-        logits, edges, horizons = logits.float(), self.facts["edges"], self.facts["horizons"]
-        if self.head == "hazard":
-            times = sorted({float(t) for t in (*(self.model.get("times") or ()), *horizons)})
-            survival = survival_at(logits, edges, times)
-        else:
-            times, survival = [float(horizons[-1])], torch.sigmoid(-logits)
-        return [
-            {"risk": float(r), "survival": [float(v) for v in s], "times": list(times), "tiles": int(m.sum())}
-            for r, s, m in zip(self.as_risk(logits).cpu(), survival.cpu(), mask, strict=True)
-        ]
-
-    def as_risk(self, logits: torch.Tensor) -> torch.Tensor:
-        """[B], differentiable; higher is worse: log cumulative hazard, or the logit of death of the five-year head."""
-        return hazard_risk(logits) if self.head == "hazard" else logits[:, 0]
+        answers = self.told(logits.float(), self.facts["edges"], self.facts["horizons"])
+        return [one | {"tiles": int(m.sum())} for one, m in zip(answers, mask, strict=True)]
 
     def risk(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """[B] of features [B, N, encoder.width] and mask [B, N]."""
@@ -210,14 +173,8 @@ def is_checkpoint(file: Path) -> bool:
 
 def _network(model: Mapping[str, Any], bins: int) -> SlideNetwork:
     encoder = PatchEncoder(**dict(model["encoder"]), patch=int(model["tiles"]["patch"]))
+    outputs = bins if chosen_head(model) == "hazard" else 1
     return SlideNetwork(
-        encoder, bins if _head(model) == "hazard" else 1, model.get("pooling", "gated"), int(model.get("width", 64)),
+        encoder, outputs, model.get("pooling", "gated"), int(model.get("width", 64)),
         float(model.get("dropout", 0.1)), model.get("pooling_args"),
     )  # fmt: skip
-
-
-def _head(model: Mapping[str, Any]) -> str:
-    head = model.get("head", "hazard")
-    if head not in HEADS:
-        raise UsageError(f"model.head={head} is unknown: use {' or '.join(HEADS)}.")
-    return head
