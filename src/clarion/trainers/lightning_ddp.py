@@ -63,6 +63,12 @@ class SharedData(L.LightningDataModule):
         super().__init__()
         self.data, self.team, self.facts = data, team, data.facts
 
+    def __getattr__(self, name: str) -> Any:
+        """What a module asks its data for besides loaders."""
+        if name.startswith("_") or "data" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
     def setup(self, stage: str | None = None) -> None:
         self.data.setup(stage)
 

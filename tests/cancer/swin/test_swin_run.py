@@ -14,6 +14,7 @@ import tifffile
 import torch
 
 from clarion.cancer.slides.reader import open_slide
+from clarion.cancer.swin.encoder import PatchEncoder
 from clarion.config import compose_config, register_resolvers
 from clarion.embedding import embed_run, read_embedding
 from clarion.errors import UsageError
@@ -30,8 +31,10 @@ SMALL = [
     "data.synthetic={patients: 30, side: 512, genes: 60, two_slides: 0.2, flawed: 0.3, slide_effect: 1.0, seed: 1}",
     "data.limits={min_events: 3}", "model.baselines=[cox_age]", "evaluators.survival.n_resamples=50",
     "model.encoder.args={embed_dim: 16, depths: [1, 2], num_heads: [2, 2], window_size: 4, weight_init: jax}",
-    "model.datamodule.bins=3", "model.width=12", "model.lr=0.003",
-]  # fmt: skip
+    "model.datamodule.bins=3", "model.width=12", "model.lr=0.003", "model.train_encoder=true", "trainer.batch_size=8",
+    "model.tiles={patch: 32, mpp: 2.0, min_tissue: 0.4, most: 1000}", "model.datamodule.warm_up=null",
+]
+WARM = {"epochs": 3, "batch_size": 64, "most": 400}  # fmt: skip
 
 
 def trained(folder: Path, *words: str) -> Path:
@@ -105,7 +108,7 @@ def test_looking_adds_up(run, looked):
     # taking away the tiles of largest effect moves the risk more than taking random ones
     assert found["deletion"]["effect"]["gain"]["value"] > 0
     assert 0 < result["pointing"]["chance"]["value"] < 1
-    assert {"combined", "mil", "window", "gradcam"} == set(result["pointing"]["maps"])
+    assert {"combined", "mil", "window", "gradcam", "effect"} == set(result["pointing"]["maps"])
     assert "deletion gain" in markdown(result) and "planted" in markdown(result)
 
 
@@ -121,6 +124,11 @@ def test_maps_keep_mass_and_gradcam_its_sum(run):
     assert np.allclose(maps.cells["window"].sum((1, 2)), 1 - maps.padding, atol=1e-4)
     risk, _, gradient, effect = tile_shares(module, maps.features)
     assert np.allclose(maps.cells["gradcam"].sum((1, 2)), (maps.features * gradient).sum(1), atol=1e-4)
+    assert np.allclose(maps.cells["effect"].sum((1, 2)), effect, atol=1e-5)
+    even = lay_out(maps, "mil")
+    x, y = even.peak  # in the middle of the tile that it looked at most, not in its corner
+    top = maps.bag.slides[0].tiles.xy[maps.bag.places[np.argmax(maps.attention), 1]]
+    assert np.all(np.abs(np.array([x, y]) - top - maps.bag.slides[0].tiles.side / 2) <= even.downsample)
     canvas = lay_out(maps, "combined")
     assert np.nansum(canvas.values) == pytest.approx(1, abs=0.02)  # cells beyond the slide's edge are cropped
     step = 1e-3 * np.abs(maps.features).mean()
@@ -154,9 +162,9 @@ def test_the_page_opens_from_a_file_without_requests_elsewhere(looked):
     with Browser() as browser:
         browser.open(page, 1000)
         deadline = time.monotonic() + 30
-        while browser.value("document.body.dataset.layers") != "5" and time.monotonic() < deadline:
+        while browser.value("document.body.dataset.layers") != "6" and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert browser.value("document.body.dataset.layers") == "5"  # four maps and the planted truth
+        assert browser.value("document.body.dataset.layers") == "6"  # five maps and the planted truth
         assert browser.value("document.body.dataset.failed") is None and browser.problems() == []
         assert all(url.startswith(page.parent.resolve().as_uri()) for url in browser.requests())
         assert browser.value("document.documentElement.scrollWidth") <= 1000
@@ -168,12 +176,22 @@ def test_the_encoder_leaves_as_onnx(run, tmp_path):
     assert said["inputs"]["patch"] == {"dtype": "uint8", "shape": ["batch", 32, 32, 3]}
 
 
-def test_frozen_features_transmil_and_five_years_from_a_run(run, tmp_path):
+def test_frozen_features_transmil_and_five_years_after_a_warm_up(run, tmp_path):
     other = trained(tmp_path, "model.train_encoder=false", "model.pooling=transmil", "model.head=five_year",
-                    "+model.pooling_args.heads=2", "trainer.epochs=1", "model.baselines=[]")  # fmt: skip
-    described = json.loads((other / "checkpoints" / "best" / "model.json").read_text())
-    model = open_model(str(other), "survival", "swin_mil_nano", "cpu").predictor.module
-    assert described["facts"]["encoder"] == model.network.encoder.digest()  # trained on the features it answers with
+                    "+model.pooling_args.heads=2", "trainer.epochs=1", "model.baselines=[]",
+                    f"model.datamodule.warm_up={json.dumps(WARM).replace(chr(34), '')}")  # fmt: skip
+    facts = json.loads((other / "checkpoints" / "best" / "model.json").read_text())["facts"]
+    network = open_model(str(other), "survival", "swin_mil_nano", "cpu").predictor.module.network
+    assert facts["encoder"] == network.encoder.digest()  # trained on the features it answers with
+    assert facts["encoder"] != PatchEncoder(**facts_encoder(other), patch=32).digest()  # which the warm-up changed
+    warm = facts["warm_up"]
+    assert warm["tiles"] <= facts["trained_on"]["tiles"]  # of training patients alone
+    assert warm["loss"]["last"] < warm["loss"]["first"] and warm["loss"]["last"] < warm["chance"]
+    assert float(network.tile[0].mean.abs().sum()) > 0  # whitened by the training tiles, and kept
+
+
+def facts_encoder(run: Path) -> dict:
+    return json.loads((run / "checkpoints" / "best" / "model.json").read_text())["model"]["encoder"]
 
 
 @pytest.mark.parametrize("arguments, expected", [
@@ -187,7 +205,9 @@ def test_wrong_words_are_answered(run, tmp_path, arguments, expected):
 
 @pytest.mark.parametrize("word, expected", [
     ("model.pooling=gate", "model.pooling=gate is unknown"), ("model.head=ten_year", "model.head=ten_year"),
-    ("++model.tiles.pach=3", "model.tiles.pach is unknown"), ("model.weights=/nowhere.safetensors", "is no file"),
+    ("++model.tiles.pach=3", "model.tiles.pach is unknown"),
+    ("model.datamodule.warm_up={epoch: 3}", "warm_up.epoch is unknown"),
+    ("model.weights=/nowhere.safetensors", "is no file"),
 ])  # fmt: skip
 def test_wrong_settings_are_answered(tmp_path, word, expected):
     register_resolvers()

@@ -31,8 +31,11 @@ class Canvas:
 
     @property
     def peak(self) -> tuple[float, float]:
-        """(x, y) in pixels of level 0: the middle of the cell of the largest |value|."""
-        row, column = np.unravel_index(np.nanargmax(np.abs(self.values)), self.values.shape)
+        """(x, y) in pixels of level 0: the middle of the cell of the largest |value|; of several equal cells (maps that
+        are even over a tile) that nearest to their centre."""
+        strength = np.nan_to_num(np.abs(self.values), nan=-1.0)
+        equal = np.argwhere(strength == strength.max())
+        row, column = equal[np.argmin(((equal - equal.mean(0)) ** 2).sum(1))]
         return (column + 0.5) * self.downsample, (row + 0.5) * self.downsample
 
     def centres(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Maps of one patient: what the pooling attended to, what the windows attended to, what raised and lowered the risk.
 
 Kept apart, for they answer different questions: `mil` (attention over tiles) and `window` (inside a tile) show what was
-weighed, `gradcam` what moved the risk and which way. `combined` is mil x window: where the model looked.
+weighed, `gradcam` what moved the risk and which way, `effect` how much the risk falls without a tile. `combined` is mil
+x window: where the model looked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 from clarion.cancer.looking.windows import merged, window_attention
 from clarion.cancer.swin.bags import Bag
 
-MAPS = ("combined", "mil", "window", "gradcam")
+MAPS = ("combined", "mil", "window", "gradcam", "effect")
 CELLS = 8  # of a map a side of a tile, at most
 BATCH = 32
 GROUPS = 1000
@@ -24,9 +25,9 @@ GROUPS = 1000
 
 @dataclass(frozen=True)
 class PatientMaps:
-    """One patient. cells [n tiles, c, c] float32 by name of MAPS: mil spread evenly over its tile; window sums to 1 a
-    tile (less what fell on padding); gradcam signed, in parts of the risk's gradient; combined sums to 1 over the
-    patient. attention [n]; effect [n]: risk minus the risk without that tile (above 0: it raises the risk)."""
+    """One patient. cells [n tiles, c, c] float32 by name of MAPS: mil and effect spread evenly over their tile; window
+    sums to 1 a tile (less what fell on padding); gradcam signed, in parts of the risk's gradient; combined sums to 1
+    over the patient. attention [n]; effect [n]: risk minus the risk without that tile (above 0: it raises the risk)."""
 
     sample_id: str
     bag: Bag
@@ -52,9 +53,11 @@ def patient_maps(module: Any, bag: Bag, operator: str = "rollout") -> PatientMap
     risk, attention, gradient, effect = tile_shares(module, features)
     window, gradcam, lost = in_tiles(module, bag, gradient, operator)
     cells = window.shape[1]
-    mil = np.repeat(np.repeat((attention / cells**2)[:, None, None], cells, 1), cells, 2)
+    mil, lost_risk = (
+        np.repeat(np.repeat((tile / cells**2)[:, None, None], cells, 1), cells, 2) for tile in (attention, effect)
+    )
     combined = attention[:, None, None] * window / np.maximum(window.sum((1, 2), keepdims=True), 1e-12)
-    maps = {"combined": combined, "mil": mil, "window": window, "gradcam": gradcam}
+    maps = {"combined": combined, "mil": mil, "window": window, "gradcam": gradcam, "effect": lost_risk}
     return PatientMaps(
         bag.sample_id, bag, risk, features, attention, effect, {k: v.astype(np.float32) for k, v in maps.items()}, lost
     )

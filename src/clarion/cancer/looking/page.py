@@ -26,7 +26,7 @@ LICENCE = "openseadragon-licence.txt"
 TOP = 8  # tiles shown
 QUALITY = 85
 LABELS = {"combined": "where it looked", "mil": "attention over tiles", "window": "window attention inside tiles",
-          "gradcam": "what moved the risk"}  # fmt: skip
+          "gradcam": "what moved the risk", "effect": "the risk without each tile"}  # fmt: skip
 MEANINGS = {
     "combined": "MIL attention of a tile times the window attention inside it: where the model looked, whichever way "
     "it moved the risk.",
@@ -34,6 +34,7 @@ MEANINGS = {
     "window": "Self-attention of the Swin inside each tile, every tile alike: heads and queries averaged, windows put "
     "back in place, stages merged by OPERATOR.",
     "gradcam": "Grad-CAM with its sign: red raised the risk, blue lowered it.",
+    "effect": "The risk less what it would be without the tile: red tiles raise it, blue ones lower it.",
     "planted": "Tissue that was planted to drive the survival: the truth, which the model never saw.",
 }
 

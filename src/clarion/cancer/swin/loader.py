@@ -17,6 +17,9 @@ from tqdm import tqdm
 from clarion.cancer.swin.bags import Bag, TileSettings, bag_of
 from clarion.cancer.swin.encoder import PatchEncoder
 from clarion.cancer.swin.features import FeatureReader
+from clarion.cancer.swin.warm_up import WarmUpSettings
+from clarion.cancer.swin.warm_up import warm_up as warmed
+from clarion.cancer.swin.whitening import Whitening
 from clarion.cancer.transformer.heads import bin_edges, censoring_weights, group_logits, locate
 from clarion.errors import DataError, UsageError
 
@@ -89,16 +92,20 @@ def together(patients: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
 
 
 class SlideBags(L.LightningDataModule):
-    """train and val loaders and `facts` {edges, horizons, base, encoder, trained_on}.
+    """train and val loaders and `facts` {edges, horizons, base, encoder, warm_up, trained_on}.
 
     data: a SlidePatients (samples, cohort). encoder, tiles: of PatchEncoder and TileSettings. train_encoder: True gives
     pixels of `sampled` tiles a patient and step (twice as many in validation), False the features of all tiles, once,
-    by the start encoder (`start`: its weights, or a checkpoint's). Patients without tiles train nothing."""
+    by the start encoder (`start`: its weights, or a checkpoint's). warm_up: of `WarmUpSettings`, or None: the encoder
+    is first trained without labels on the training patients' tiles, where it starts from nothing; `warmed` is that
+    encoder, `whitening` that of the features (None where the start weights have their own). Patients without tiles
+    train nothing."""
 
     def __init__(
         self, data: Any, batch_size: int, seed: int, encoder: Mapping[str, Any], tiles: Mapping[str, Any],
         train_encoder: bool, sampled: int = 32, bins: int = 8, horizons: Sequence[float] = (36, 60),
         hold_mb: float = 1024, num_workers: int = 0, start: str | Path | None = None,
+        warm_up: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         super().__init__()
         if sampled < 1:
@@ -122,15 +129,18 @@ class SlideBags(L.LightningDataModule):
             split: outcome(cohort.time[kept[split]], cohort.event[kept[split]], edges, horizons[-1])
             for split, cohort in cohorts.items()
         }
-        reader = None
-        if not train_encoder:
-            network = PatchEncoder(**encoder, patch=settings.patch)
-            start_encoder(network, start)
-            if start is None:
-                log.warning("model.weights=null: the features are those of an untrained Swin; give a .safetensors, "
-                            "or train end to end by model.train_encoder=true")  # fmt: skip
-            reader = FeatureReader(network.eval())
-        self.splits = {}
+        network = PatchEncoder(**encoder, patch=settings.patch)
+        start_encoder(network, start)
+        self.warmed, warmth = None, None
+        if warm_up and start is None:
+            own = WarmUpSettings.of(warm_up)
+            warmth = warmed(network, [bags["train"][k] for k in kept["train"]], own, seed)
+            self.warmed = network
+        elif start is None and not train_encoder:
+            log.warning("model.weights=null: the features are those of an untrained Swin; give a .safetensors, "
+                        "model.datamodule.warm_up, or train end to end by model.train_encoder=true")  # fmt: skip
+        reader = None if train_encoder else FeatureReader(network.eval())
+        self.splits, self.whitening = {}, None
         for split, found in bags.items():
             own = [found[k] for k in kept[split]]
             training = split == "train"
@@ -139,6 +149,9 @@ class SlideBags(L.LightningDataModule):
                 if reader is None else FeatureBags(own, reader, split)
             )  # fmt: skip
             self.splits[split] = WithOutcome(held, outcomes[split])
+            if training and reader is not None and not is_whole(start):
+                tiles = torch.cat([torch.from_numpy(features) for features in held.features])
+                self.whitening = Whitening(network.width).fit(tiles)
         counted = [len(bags["train"][k]) for k in kept["train"]]
         self.facts = {
             "edges": edges,
@@ -146,6 +159,7 @@ class SlideBags(L.LightningDataModule):
             "base": group_logits(*(outcomes["train"][k] for k in ("place", "share", "event", "label", "weight")),
                                  len(edges) - 1),
             "encoder": None if reader is None else reader.digest(),
+            "warm_up": warmth,
             "trained_on": {"patients": len(train), "events": int(train.event.sum()), "tiles": int(sum(counted)),
                            "without_tiles": len(bags["train"]) - len(counted)},
         }  # fmt: skip
@@ -172,16 +186,21 @@ def outcome(time: np.ndarray, event: np.ndarray, edges: Sequence[float], horizon
     return {"place": place, "share": share, "event": seen, "label": label, "weight": weight}
 
 
+def is_whole(start: str | Path | None) -> bool:
+    """Whether the start weights are a checkpoint of `SlideModule`, with its head."""
+    from clarion.cancer.swin.network import is_checkpoint
+
+    return start is not None and is_checkpoint(checkpoint_file(start))
+
+
 def start_encoder(encoder: PatchEncoder, start: str | Path | None) -> None:
     """The encoder's part of a checkpoint of `SlideModule`, or a Swin's own .safetensors."""
     if start is None:
         return
     from safetensors.torch import load_file
 
-    from clarion.cancer.swin.network import is_checkpoint
-
     path = checkpoint_file(start)
-    if not is_checkpoint(path):
+    if not is_whole(start):
         encoder.load(path)
         return
     own = {name.removeprefix("encoder."): t for name, t in load_file(path).items() if name.startswith("encoder.")}

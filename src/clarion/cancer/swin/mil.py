@@ -34,13 +34,19 @@ class MeanPooling(nn.Module):
 
 
 class GatedAttention(nn.Module):
-    """Gated attention (Ilse et al. 2018, arXiv:1802.04712, eq. 9): softmax over w' (tanh(V x) * sigmoid(U x))."""
+    """Gated attention (Ilse et al. 2018, arXiv:1802.04712, eq. 9): softmax over w' (tanh(V x) * sigmoid(U x)).
 
-    def __init__(self, width: int, hidden: int = 64, dropout: float = 0.0):
+    It starts as nearly the mean of all tiles: with few patients an early random choice of tiles is never given up.
+    hidden: rows of V and U; a quarter of the width where it is not given."""
+
+    def __init__(self, width: int, hidden: int | None = None, dropout: float = 0.0):
         super().__init__()
+        hidden = hidden or max(1, width // 4)
         self.tanh = nn.Linear(width, hidden)
         self.gate = nn.Linear(width, hidden)
         self.score = nn.Linear(hidden, 1)
+        nn.init.normal_(self.score.weight, std=0.01)
+        nn.init.zeros_(self.score.bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,25 +17,26 @@ from clarion.cancer.swin.encoder import PatchEncoder
 from clarion.cancer.swin.features import FeatureReader
 from clarion.cancer.swin.loader import checkpoint_file
 from clarion.cancer.swin.mil import POOLING
+from clarion.cancer.swin.whitening import Whitening
 from clarion.errors import UsageError
 from clarion.networks import start_from
 from clarion.samples import Sample
 
 
 class SlideNetwork(nn.Module):
-    """encoder -> a layer a tile -> pooling -> head; `width` is that of the embedding before the head."""
+    """encoder -> a layer a tile -> pooling -> head; `width` is that of the embedding before the head. frozen: the
+    encoder is not trained, so that its features can be whitened once."""
 
     def __init__(
         self, encoder: PatchEncoder, outputs: int, pooling: str = "gated", width: int = 64, dropout: float = 0.1,
-        pooling_args: Mapping[str, Any] | None = None,
+        pooling_args: Mapping[str, Any] | None = None, frozen: bool = False,
     ):  # fmt: skip
         super().__init__()
         if pooling not in POOLING:
             raise UsageError(f"model.pooling={pooling} is unknown: use {', '.join(POOLING)}.")
         self.encoder, self.width = encoder, width
-        self.tile = nn.Sequential(
-            nn.LayerNorm(encoder.width), nn.Linear(encoder.width, width), nn.GELU(), nn.Dropout(dropout)
-        )
+        even = Whitening(encoder.width) if frozen else nn.LayerNorm(encoder.width)
+        self.tile = nn.Sequential(even, nn.Linear(encoder.width, width), nn.GELU(), nn.Dropout(dropout))
         try:
             self.pooling = POOLING[pooling](width, **dict(pooling_args or {}))
         except (TypeError, ValueError) as error:
@@ -77,6 +78,15 @@ class SlideModule(SurvivalTraining):
         return _network(model, int((model.get("datamodule") or {}).get("bins", 8)))
 
     # ---- training ------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Before training: what the data has learned of tiles alone: the warmed encoder, the whitening of its features.
+        Weights that the model starts from have their own."""
+        data = self.trainer.datamodule
+        if stage == "fit" and getattr(data, "warmed", None) is not None:
+            self.network.encoder.load_state_dict(data.warmed.state_dict())
+        if stage == "fit" and getattr(data, "whitening", None) is not None:
+            self.network.tile[0].load_state_dict(data.whitening.state_dict())
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [B, bins], or [B, 1] of the five-year head, of {"pixels" | "features", "mask"}."""
@@ -177,4 +187,5 @@ def _network(model: Mapping[str, Any], bins: int) -> SlideNetwork:
     return SlideNetwork(
         encoder, outputs, model.get("pooling", "gated"), int(model.get("width", 64)),
         float(model.get("dropout", 0.1)), model.get("pooling_args"),
+        frozen=not model.get("train_encoder", True),
     )  # fmt: skip
