@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from language_models import save_tiny_llama  # noqa: E402
+
 PROGRAM = """
 import json, sys
 import torch; torch.set_num_threads(1)
@@ -23,6 +26,26 @@ predictor = build(cfg.trainer, model=cfg.model, seed=0).load(job["checkpoint"])
 samples = (Sample(i, i, {"image": path}) for i, path in job["images"])
 print(json.dumps([p.values["probabilities"] for p in predictor(samples)]))
 """
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Llama with a tokenizer and a chat template, as transformers saves it."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def network(folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture

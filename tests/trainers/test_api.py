@@ -15,14 +15,9 @@ from clarion.samples import Sample
 from clarion.trainers.api import ApiPredictor, connect, letters
 
 sys.path.insert(0, str(Path(__file__).parent))
-from language_models import multiple_choice, save_tiny_llama  # noqa: E402
+from language_models import multiple_choice  # noqa: E402
 
 SAMPLES = [multiple_choice(k) for k in range(5)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from clarion.errors import DataError, UsageError
 from clarion.samples import Sample
@@ -22,22 +22,7 @@ from clarion.trainers.sft_chat import chat_format
 from clarion.trainers.sft_predict import SftPredictor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from language_models import multiple_choice, save_tiny_llama  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def network(folder):
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
-    return AutoTokenizer.from_pretrained(folder)
+from language_models import multiple_choice  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from language_models import multiple_choice, save_tiny_llama  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
-
-
 def trainer(*overrides: str) -> PretrainedTrainer:
     cfg = compose_config(list(overrides))
     model = OmegaConf.to_container(cfg.model, resolve=True)

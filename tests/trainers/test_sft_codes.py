@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from clarion.codes.icd10cm import icd10cm
 from clarion.errors import DataError, UsageError
@@ -23,27 +22,11 @@ from clarion.trainers.sft_codes_trie import build, code_trie, encode
 from clarion.trainers.sft_predict import SftPredictor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from language_models import save_tiny_llama  # noqa: E402
 from sft_small import SMALL, Rows, model_config, run_in, trainer_for  # noqa: E402
 
 LEAD, SEPARATOR = "ICD-10-CM:\n", "; "
 FEW = ("H40.1131", "H40.1132", "H25.11", "H40.9")
 QUESTIONS = ["Raised pressure of the left eye.", "A cloudy lens, and cupping of both optic nerves in an old patient."]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def network(folder):
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
-    return AutoTokenizer.from_pretrained(folder)
 
 
 def sample(number=0, **inputs) -> Sample:
