@@ -250,6 +250,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto")
     p.set_defaults(run=look)
 
+    p = commands.add_parser("prognose", help="a new patient's slide and omics -> survival, reasons, heatmap, a page")
+    p.add_argument("--slide", action="append", default=[], metavar="FILE", help="a slide of the patient (repeatable)")
+    p.add_argument("--omics", default=None, metavar="FILE", help="a row of GENE_rnaseq columns, or gene,value rows")
+    p.add_argument("--clinical", nargs="+", default=[], metavar="KEY=VALUE", help="age=61 sex=female stage=II; or csv")
+    p.add_argument("--run", dest="run_directory", required=True, metavar="RUN", help="a run of a fusion_* model")
+    p.add_argument("--out", required=True, metavar="DIR", help="prognosis.json, prognosis.html, heatmap-N.tif, slide-N")
+    p.add_argument("--mpp", type=float, default=None, metavar="UM", help="um a pixel of level 0, where no file says it")
+    p.add_argument("--language", default=None, help="en or ko (default: as the run was trained)")
+    p.add_argument("--format", choices=["text", "json"], default="text")
+    p.add_argument("--device", default="auto")
+    p.set_defaults(run=prognose)
+
     p = commands.add_parser("export", help="a trained model for other programs, checked against its checkpoint")
     p.add_argument("run_directory", metavar="RUN", help="a run directory (its best checkpoint is used)")
     p.add_argument("--format", required=True, metavar="FORMAT", help="onnx, torchscript, safetensors or hf")
@@ -551,6 +563,18 @@ def look(args: argparse.Namespace) -> int:
     pages = sum(f.endswith(".html") for row in result["patients"] for f in row["files"])
     print(f"written: {result['out']}/looking.json and {pages} pages", file=sys.stderr)
     print(to_json(result) if args.format == "json" else looking.markdown(result), end="")
+    return 0
+
+
+def prognose(args: argparse.Namespace) -> int:
+    from clarion import prognosing
+    from clarion.record import to_json
+
+    _log_to_stderr()
+    slides, omics = [Path(s) for s in args.slide], Path(args.omics) if args.omics else None
+    result = prognosing.prognose(Path(args.run_directory), Path(args.out).expanduser(), slides, omics, args.clinical,
+                                 args.mpp, args.language, args.device)  # fmt: skip
+    print(to_json(result) if args.format == "json" else prognosing.told(result), end="")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from clarion import beside
+from clarion import beside, unimodal
 from clarion.before import add_before
 from clarion.building import build
 from clarion.errors import ClarionError, UsageError
@@ -39,6 +39,8 @@ def predict_and_evaluate(
     if truth is None:
         raise UsageError(f"data={cfg.data.name} has no truth to score against: use `clarion predict` for predictions.")
     others, absent = beside.baselines(cfg, data, final, record, checkpoint)
+    alone, unshown = unimodal.unimodal(cfg, record, final, truth)
+    others |= alone
     context = {
         "task": cfg.model.task,
         "class_names": list(getattr(data, "class_names", [])),
@@ -48,7 +50,7 @@ def predict_and_evaluate(
         "train_counts": train_counts(data),
         "train_truth": train_truth(data, truth),
         "baselines": others,
-        "baseline_notes": absent,
+        "baseline_notes": absent + unshown,
     }
     results, overlaps = {}, find_overlaps(cfg, data, final, checkpoint)
     for name, node in cfg.evaluators.items():
@@ -58,8 +60,13 @@ def predict_and_evaluate(
         if overlaps is not None:
             overlaps.apply(results[name], evaluator.evaluate, predictions, truth, context)
         add_before(results[name], evaluator, record.directory, final, truth, context)
+        if cfg.model.get("fusion") and hasattr(evaluator, "compare"):
+            named = unimodal.labels(cfg, others)
+            results[name]["beside"] = unimodal.side_by_side(evaluator, predictions, others, truth, context, named)
     if cfg.model.get("explain"):
         write_explanation(data, predictor, final, record.directory)
+    if cfg.model.get("look"):
+        write_look(cfg, data, predictor, final, record.directory, checkpoint)
     return {
         "run": record.directory.name,
         "model": cfg.model.name,
@@ -93,6 +100,18 @@ def write_explanation(data: Any, predictor: Callable, split: str, directory: Pat
         log.info("no explanation is kept: %s", error)
     except Exception:
         log.exception("the model could not be explained; the run goes on without")
+
+
+def write_look(cfg: DictConfig, data: Any, predictor: Any, split: str, directory: Path, checkpoint: Path) -> None:
+    """RUN/look: where a slide model looked (model.look); a run is complete without it."""
+    from clarion.looking import look_within
+
+    try:
+        look_within(cfg, data, predictor, split, directory, checkpoint)
+    except ClarionError as error:
+        log.info("where it looked is not kept: %s", error)
+    except Exception:
+        log.exception("where the model looked could not be shown; the run goes on without")
 
 
 def train_counts(data: Any) -> list[int] | None:

@@ -2,26 +2,33 @@
 
 looking.json holds deletion and insertion against random orders over the patients of a split and, for synthetic slides,
 the pointing game; a folder a patient holds heatmap-N.tif, MAP-N.tif (the numbers) and the zoomable slide-N.html. The
-data of the run are built again from its config and must be the ones it was trained on.
+data of the run are built again from its config and must be the ones it was trained on. A fused run is looked into
+through the slide model that its checkpoint carries. What lies in RUN/look stands on the page of the run; with
+model.look={patients: 24, pages: 3} a run makes it by itself.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from clarion.config import nearest
 from clarion.errors import UsageError
 from clarion.explaining import same_data
-from clarion.record import RunRecord, to_json, write_atomic
+from clarion.record import RunRecord, hash_tree, to_json, write_atomic
 
 log = logging.getLogger("clarion")
 FORMAT = "clarion-looking/1"
 SPLITS = ("train", "val", "test")
 OPERATORS = ("rollout", "mean", "last")
+FOLDER = "look"  # of a run directory
+WITHIN = {"patients": None, "pages": 3, "operator": "rollout"}  # model.look
 
 
 def look_run(
@@ -32,7 +39,8 @@ def look_run(
 
     samples: these patients alone, of any split; else the split's: its first `patients` (None: all) are checked, and
     `pages` of them, from the highest risk to the lowest, get their files. operator: merges the Swin's stages, see
-    `cancer.looking.windows`. UsageError for a run that looks at no slides, or a sample that is none of its patients."""
+    `cancer.looking.windows`. A fused run is looked into through its slide model.
+    UsageError for a run that looks at no slides, or a sample that is none of its patients."""
     for option, value, known in (("--split", split, SPLITS), ("--operator", operator, OPERATORS)):
         if value not in known:
             raise UsageError(f"{option} {value}: choose {', '.join(known)}.{nearest(value, known)}")
@@ -42,27 +50,84 @@ def look_run(
     if not record.complete or not (record.directory / "config.yaml").is_file():
         raise UsageError(f"{run} is not a complete run directory (train one with python train.py).")
     cfg = record.config()
-    if cfg.model.task != "survival" or not cfg.model.get("tiles"):
-        raise UsageError(f"{run} is a run of model={cfg.model.name}, which looks at no slides; give one of swin_mil_*.")
-    from clarion.trained import open_model
-
-    trained = open_model(str(record.directory), "survival", cfg.model.name, device, "RUN")
+    if cfg.model.task != "survival" or not (cfg.model.get("tiles") or cfg.model.get("fusion")):
+        raise UsageError(f"{run} is a run of model={cfg.model.name}, which looks at no slides; give one of swin_mil_* "
+                         "or fusion_*.")  # fmt: skip
+    module, model, digest = _of_record(record, device)
     data = same_data(record)
     chosen = _named(data, samples) if samples else _of_split(data, split, patients, record.directory.name)
-    about = {"format": FORMAT, "run": trained.name, "model": cfg.model.name, "hash": trained.digest,
-             "data": cfg.data.name, "data_kind": data.kind, "split": None if samples else split,
-             "operator": operator}  # fmt: skip
-    result = about | check(trained.predictor.module, data, chosen, operator, int(cfg.seed))
+    about = {"run": record.directory.name, "model": model, "hash": digest, "data": cfg.data.name,
+             "split": None if samples else split}  # fmt: skip
+    result = look(module, data, chosen, out, about, len(chosen) if samples else pages, operator, int(cfg.seed))
+    if out.resolve() == record.directory / FOLDER:  # what the page of the run links to
+        from clarion.report import write_run_report
+
+        write_run_report(record.directory)
+    return result | {"out": str(out)}
+
+
+def look_within(cfg: DictConfig, data: Any, predictor: Any, split: str, directory: Path, checkpoint: Path) -> None:
+    """model.look: RUN/look of a run that has just been evaluated; private slides are checked and not shown, unless
+    tracker.log_images=true. UsageError for an unknown setting."""
+    wanted = WITHIN | dict(cfg.model.look)
+    if strange := sorted(set(wanted) - set(WITHIN)):
+        raise UsageError(f"model.look.{strange[0]} is unknown; it has {', '.join(WITHIN)}.")
+    fused = bool(cfg.model.get("fusion"))
+    module, model = (slide_part(checkpoint, str(cfg.trainer.device)) if fused
+                     else (predictor.module, str(cfg.model.name)))  # fmt: skip
+    if module is None:
+        log.info("model.look: this model looks at no slides")
+        return
+    pages = 0 if data.kind == "private" and cfg.tracker.get("log_images") is not True else int(wanted["pages"])
+    about = {"run": directory.name, "model": model, "hash": hash_tree(checkpoint), "data": cfg.data.name,
+             "split": split}  # fmt: skip
+    chosen = _of_split(data, split, wanted["patients"], directory.name)
+    look(module, data, chosen, directory / FOLDER, about, pages, wanted["operator"], int(cfg.seed))
+
+
+def look(
+    module: Any, data: Any, chosen: Sequence[Any], out: Path, about: dict[str, Any], pages: int, operator: str,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Check `chosen`, write the files of `pages` of them (evenly from the highest risk to the lowest), looking.json."""
+    result = {"format": FORMAT, **about, "data_kind": data.kind, "operator": operator}
+    result |= check(module, data, chosen, operator, seed)
     ranked = sorted((r for r in result["patients"] if r["tiles"]), key=lambda r: -r["risk"])
-    shown = {r["sample_id"] for r in (ranked if samples else _spread(ranked, pages))}
+    shown = {r["sample_id"] for r in _spread(ranked, pages)}
     files = {
-        sample.sample_id: write_patient(trained.predictor.module, data, sample, out, operator, trained.name)
+        sample.sample_id: write_patient(module, data, sample, out, operator, about["run"])
         for sample in chosen if sample.sample_id in shown
     }  # fmt: skip
     for row in result["patients"]:
         row["files"] = files.get(row["sample_id"], [])
     write_atomic(out / "looking.json", to_json(result))
-    return result | {"out": str(out)}
+    return result
+
+
+def _of_record(record: RunRecord, device: str) -> tuple[Any, str, str]:
+    """(the slide network of a recorded run, the name of its model, the hash of the checkpoint)."""
+    cfg = record.config()
+    if cfg.model.get("tiles"):
+        from clarion.trained import open_model
+
+        trained = open_model(str(record.directory), "survival", cfg.model.name, device, "RUN")
+        return trained.predictor.module, str(cfg.model.name), trained.digest
+    checkpoint = record.directory / str(record.manifest().get("checkpoint"))
+    module, model = slide_part(checkpoint, device)
+    if module is None:
+        raise UsageError(f"{record.directory.name} is a run of model={cfg.model.name} that fuses no slide model.")
+    return module, model, hash_tree(checkpoint)
+
+
+def slide_part(checkpoint: Path, device: str) -> tuple[Any, str]:
+    """(the slide network that a fused checkpoint carries, the name of its model); (None, "") where it has none."""
+    folder = checkpoint / "fusion" / "slide"
+    if not (folder / "model.json").is_file():
+        return None, ""
+    from clarion.trainers.lightning import LightningTrainer
+
+    model = dict(json.loads((folder / "model.json").read_text(encoding="utf-8"))["model"])
+    return LightningTrainer(model, 1, 16, device).load(folder).module, str(model.get("name"))
 
 
 def check(module: Any, data: Any, samples: Sequence[Any], operator: str, seed: int) -> dict[str, Any]:

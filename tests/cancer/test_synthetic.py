@@ -30,6 +30,20 @@ def test_it_is_the_cohort_that_was_asked_for(cohort):
     assert isinstance(cohort.of_cancer("ALFA"), PlantedCohort)  # the truth stays with a part
 
 
+def test_follow_up_ends_and_moves_nothing_else():
+    """Whoever outlives it is censored then; every other time and event is as without the end."""
+    from clarion.cancer.synthetic import LONGEST, censored_survival
+
+    risk = np.random.default_rng(0).normal(0, 3, 200)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clarion.cancer.synthetic.LONGEST", np.inf)
+        endless, died = censored_survival(np.random.default_rng(1), risk, 60, 0.2)
+    time, event = censored_survival(np.random.default_rng(1), risk, 60, 0.2)
+    later = endless > LONGEST
+    assert later.sum() > 5 and (time[later] == LONGEST).all() and not event[later].any()
+    assert (time[~later] == endless[~later]).all() and (event[~later] == died[~later]).all()
+
+
 def test_effects_are_shared_specific_and_opposed(cohort):
     rna = cohort.effects[cohort.effects.index.str.startswith("rna:")]
     in_cancers = rna.ne(0).sum(axis=1)

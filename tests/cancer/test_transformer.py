@@ -299,6 +299,13 @@ def test_encoder_keeps_the_unknown_unknown():
     assert said["cancer"].tolist() == [0] and said["age_known"].tolist() == [0] and said["sex"].tolist() == [0]
 
 
+def test_a_patient_without_omics_is_one_of_whom_no_gene_is_known():
+    encoder = Encoder(facts())
+    given = [{"omics": None, "cancer": "A", "age": 60.0}, {"omics": {}, "cancer": "A", "age": 60.0}]
+    said = encoder.encode([Sample("s", "s", inputs) for inputs in given])
+    assert not said["known"].any() and (said["value"] == 0).all() and said["age_known"].tolist() == [1, 1]
+
+
 def test_encoder_refuses_kindly():
     encoder = Encoder(facts())
     with pytest.raises(DataError, match="trained on 4"):

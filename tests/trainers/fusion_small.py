@@ -1,4 +1,5 @@
-"""What the tests of the fusion share: a few synthetic patients, two unimodal runs on them, a small language model."""
+"""What the tests of the fusion share: a few synthetic patients, some without omics or slide; two unimodal runs on them;
+a small language model."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from clarion.run import execute
 
 PATIENTS = ["data=cancer_fusion_demo", "data.synthetic.patients=36", "data.synthetic.side=512",
             "data.synthetic.genes=80", "data.synthetic.censored=0.3", "data.synthetic.two_slides=0",
-            "data.synthetic.slide_effect=1.0", "data.synthetic.seed=2", "data.prompt.min_events=4",
+            "data.synthetic.slide_effect=1.0", "data.synthetic.seed=2",
+            "data.missing={omics: 0.15, slide: 0.2}", "data.prompt.min_events=4",
             "trainer.device=cpu", "model.baselines=[]"]  # fmt: skip
 SMALL = {
     "num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 192, "num_attention_heads": 4,
@@ -39,7 +41,8 @@ def run(cfg, overrides=()) -> Path:
 
 def unimodal(folder: Path) -> dict[str, Path]:
     """{"slide": run, "omics": run}, trained for an epoch."""
-    slide = composed("model=swin_mil_nano", "trainer.epochs=1", "model.datamodule.sampled=4", folder=folder)
+    slide = composed("model=swin_mil_nano", "trainer.epochs=1", "model.datamodule.sampled=4",
+                     "++model.datamodule.warm_up.epochs=1", folder=folder)  # fmt: skip
     omics = composed("model=tabular_transformer", "trainer.epochs=2", "model.explain=false",
                      "model.datamodule.genes=20", "++model.datamodule.min_events=4", folder=folder)  # fmt: skip
     return {"slide": run(slide), "omics": run(omics)}

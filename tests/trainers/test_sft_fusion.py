@@ -87,7 +87,8 @@ def test_stage_one_moves_the_projector_alone_and_the_checkpoint_holds_no_base_tw
     best = directory / "checkpoints/best"
     held = {p.relative_to(best).as_posix() for p in best.rglob("*.safetensors")}
     assert held == {"adapter_model.safetensors", "base/model.safetensors", "fusion/projector.safetensors",
-                    "fusion/slide/model.safetensors", "fusion/omics/model.safetensors"}  # fmt: skip
+                    "fusion/slide/model.safetensors", "fusion/omics/model.safetensors",
+                    "fusion/tissue/tissue.safetensors"}  # fmt: skip
     assert not (directory / "checkpoints/steps").exists()
 
 
@@ -96,15 +97,103 @@ def test_truth_holds_the_facts_of_the_fact_check(finished, data):
 
     truth = pd.read_parquet(finished[1] / "truth/test.parquet")
     facts = [Facts.read(f) for f in truth["facts"]]
-    assert all(len(f.genes) == 10 and f.survival is None for f in facts)
+    assert all(len(f.genes) == (0 if "omics" in f.missing else 10) and f.survival is None for f in facts)
+    assert {m for f in facts for m in f.missing} == {"slide", "omics"}
     assert "facts" in data.truth("val").columns
+    planted = data.planted.shares.loc[truth["patient_id"]]
+    for known, missing, (_, shares) in zip(truth["tissue"], facts, planted.iterrows(), strict=True):
+        if "slide" in missing.missing:
+            assert known is None
+        else:
+            found = json.loads(known)
+            assert found["necrosis"] == pytest.approx(shares["necrosis"], abs=1e-4)
+            assert sum(found.values()) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_head_for_tissue_is_fitted_on_training_patients_and_scored_on_others(finished, data):
+    from clarion.cancer.swin.tissue_types import TissueHead
+
+    best = finished[1] / "checkpoints/best"
+    record = json.loads((best / "clarion.json").read_text())["tissue"]
+    with_slide = {s: sum(bool(x.inputs["slides"]) for x in data.samples(s)) for s in ("train", "val")}
+    assert record["trained_on"]["patients"] <= with_slide["train"] < len(data.splits["train"])
+    assert record["trained_on"]["labels"] == data.tissue_labels("train").digest()
+    held = record["held_out"]["balanced_accuracy"]
+    assert 0 < held["n_patients"] <= with_slide["val"] and held["value"] > 2 * record["held_out"]["chance"]
+    assert list(TissueHead.load(best / "fusion/tissue").kinds) == record["kinds"]
+
+
+def test_prompts_name_the_tissue_attended_and_predictions_say_which(finished, predictor, data):
+    table = pd.read_parquet(finished[1] / "predictions/test.parquet").set_index("sample_id")
+    from clarion.cancer.rationale.english import tissue
+
+    named = 0
+    for one in predictor.inputs(list(data.samples("test"))):
+        told = json.loads(table.at[one.sample_id, "patterns"])
+        assert [(p["name"], pytest.approx(p["share"], abs=1e-3)) for p in told] == [
+            (p.name, p.share) for p in one.facts.patterns
+        ]
+        prompt = predictor.prompter.messages(one.facts, predictor.soft)[1]["content"]
+        assert ("Tissue attended:" in prompt) == bool(told) == ("slide" not in one.facts.missing)
+        assert len(told) <= 3 and all(p["share"] >= 0.05 and f"{tissue(p['name'])} " in prompt for p in told)
+        named += len(told)
+    assert named > len(table)
+
+
+def test_the_fact_check_knows_the_tissue_that_the_prompt_named(finished, predictor, data):
+    """Rationales by template of the prompts' facts: every claim on tissue is supported, and none without the column."""
+    from clarion.evaluators.factcheck import FactcheckEvaluator
+
+    given = predictor.inputs(list(data.samples("test")))
+    table = pd.read_parquet(finished[1] / "predictions/test.parquet").set_index("sample_id")
+    ids = [one.sample_id for one in given]
+    texts = pd.DataFrame({
+        "sample_id": ids, "patient_id": ids, "patterns": table.loc[ids, "patterns"].to_numpy(),
+        "text": [predictor.prompter.rationale(one.facts, one.sample_id) for one in given],
+    })  # fmt: skip
+    evaluator, truth = FactcheckEvaluator(n_resamples=50), data.truth("test")
+    found = evaluator.evaluate(texts, truth, {"seed": 0})
+    scores = found["metrics"]
+    assert all(scores[name]["value"] == 1 for name in ("precision", "precision_pattern", "precision_share"))
+    assert found["baseline"]["precision"]["value"] < 1 and "patterns_true" in found["baseline"]
+    right = [
+        [json.loads(tissue)[p.name] >= 0.05 for p in one.facts.patterns]
+        for one, tissue in zip(given, truth.set_index("sample_id").loc[ids, "tissue"], strict=True) if tissue
+    ]  # fmt: skip
+    assert scores["patterns_true"]["value"] == pytest.approx(np.mean([r for own in right for r in own]))
+    without = evaluator.evaluate(texts.drop(columns="patterns"), truth, {"seed": 0})["metrics"]
+    assert without["precision_pattern"]["value"] == 0 and "patterns_true" not in without
+
+
+def test_without_labels_or_where_nobody_wants_it_there_is_no_head(finished, predictor, data, monkeypatch):
+    from clarion.cancer.patients.tissue_labels import PointLabels
+    from clarion.trainers.sft_fusion_tissue import Tissue
+
+    options = OmegaConf.to_container(finished[0].model.fusion.patterns)
+    assert Tissue.fit(None, predictor.encoders, data, 0) is None
+    assert Tissue.fit(options, predictor.encoders, object(), 0) is None  # data that know nothing of tissue
+    again = Tissue.fit(options, predictor.encoders, data, 0)
+    assert np.allclose(again.head.weight, predictor.tissue.head.weight, atol=1e-4)
+    monkeypatch.setattr(data, "tissue_labels", lambda split: PointLabels({}))
+    assert Tissue.fit(options, predictor.encoders, data, 0) is None
+
+
+def test_patterns_of_the_inputs_go_before_the_head_and_no_head_says_nothing(predictor, data):
+    from clarion.trainers.sft_fusion_rows import fused_inputs
+
+    sample = whole(data)
+    own = Sample("x", "x", sample.inputs | {"patterns": {"mucin": 0.7}})
+    assert [p.name for p in predictor.inputs([own])[0].facts.patterns] == ["mucin"]
+    assert not fused_inputs([sample], predictor.prompter, predictor.encoders)[0].facts.patterns
+    assert predictor.inputs([sample])[0].facts.patterns
 
 
 def test_ablations_are_kept_beside(finished):
     kept = json.loads((finished[1] / "explanation.json").read_text())
     assert kept["format"] == "clarion-modality-ablation/1"
     moved = {what: m["probability_changed_by"]["value"] for what, m in kept["metrics"].items()}
-    assert len(moved) == 10
+    assert len(moved) == 12
+    assert moved["patterns_shuffled"] > 0 and moved["patterns_withheld"] > 0
     assert moved["slide_shuffled"] > 0 and moved["omics_zeroed"] > 0 and moved["genes_withheld"] > 0
 
 
@@ -115,9 +204,14 @@ def test_a_fresh_load_answers_the_same_without_the_unimodal_runs(finished, predi
     assert all(not str(f).startswith(str(d)) for f in predictor.encoders.folders.values() for d in starts.values())
 
 
+def whole(data) -> Sample:
+    """A test patient with slide and omics."""
+    return next(s for s in data.samples("test") if s.inputs["slides"] and s.inputs["omics"] is not None)
+
+
 def test_options_are_scored_as_a_plain_forward_scores_them(predictor, data):
     """Packed option scoring with soft tokens against one forward an option."""
-    one = predictor.inputs([next(data.samples("test"))])[0]
+    one = predictor.inputs([whole(data)])[0]
     values = predictor.answer([one], text=False)[0]
     turns = predictor.prompter.messages(one.facts, predictor.soft)
     prompt = predictor.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -132,7 +226,7 @@ def test_options_are_scored_as_a_plain_forward_scores_them(predictor, data):
 
 
 def test_a_patient_without_omics_or_without_a_slide_is_answered_and_without_both_refused(predictor, data):
-    sample = next(data.samples("test"))
+    sample = whole(data)
     gone = {"slide": {"slide": None, "slides": ()}, "omics": {"omics": None}}
     both = next(iter(predictor([sample]))).values["probability"]
     for name, without in gone.items():
@@ -148,7 +242,7 @@ def test_embeddings_of_another_size_are_refused(predictor, data):
     predictor.encoders.embed["omics"] = lambda samples: np.concatenate([encode(samples)] * 2, axis=1)
     try:
         with pytest.raises(DataError, match=r"omics model gives embeddings of \d+ numbers, the fusion was"):
-            predictor.inputs([next(data.samples("test"))])
+            predictor.inputs([whole(data)])
     finally:
         predictor.encoders.embed["omics"] = encode
 
@@ -157,7 +251,7 @@ def test_runs_that_knew_test_patients_or_other_data_are_refused(starts):
     moved = build_data(composed("model=fusion_smollm2", "data.split_seed=1"))
     with pytest.raises(DataError, match=r"trained on \d+ of this run's \d+ test patients"):
         check_start("omics", starts["omics"] / "checkpoints/best", moved)
-    other = build_data(composed("model=fusion_smollm2", "data.missing.omics=0.1"))
+    other = build_data(composed("model=fusion_smollm2", "data.missing={omics: 0.2, slide: 0.2}"))
     with pytest.raises(DataError, match="another data set .*where patients, values or splits differ"):
         check_start("omics", starts["omics"] / "checkpoints/best", other)
 
@@ -175,6 +269,10 @@ def test_a_checkpoint_outside_a_run_is_refused(starts, data, tmp_path):
         ({"fusion": {"tokenss": 3}}, "tokenss is unknown"),
         ({"fusion": {"tokens": 0}}, "tokens must be at least 1"),
         ({"fusion": {"network": "os.system"}}, "not an admitted class"),
+        ({"fusion": {"patterns": {"head": "os.system", "kinds": 3, "min_share": 0.05}}}, "not an admitted class"),
+        ({"fusion": {"patterns": {"head": "clarion.X", "kind": 3, "min_share": 0.05}}}, "patterns.kind is unknown"),
+        ({"fusion": {"patterns": {"head": "clarion.X", "kinds": 0, "min_share": 0.05}}}, "kinds must be at least 1"),
+        ({"fusion": {"patterns": 3}}, "or null for prompts without tissue"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(changes, words):

@@ -21,6 +21,7 @@ SYNTHETIC_VERSION = 1  # raise it when the same arguments give other values
 NAMES = ("ALFA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL", "INDIA", "JULIETT", "KILO", "LIMA")
 AGE_EFFECT = 0.25  # log hazard ratio per 10 years
 _SHAPE = 1.2  # of the Weibull: hazards that rise slowly
+LONGEST = 600.0  # months of follow-up; a study ends, and no registry follows a cohort for longer
 _ARM = 12  # neighbouring genes that are gained and lost together
 
 
@@ -191,7 +192,8 @@ def censored_survival(
     rng: np.random.Generator, risk: np.ndarray, median: float, censored: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(months, event). median: months of survival at risk 0; the follow-up is stretched until the wanted share is
-    censored (Bender et al. 2005, Statistics in Medicine 24, 1713, for times with proportional hazards)."""
+    censored (Bender et al. 2005, Statistics in Medicine 24, 1713, for times with proportional hazards). It ends after
+    LONGEST months at most: whoever outlives that is censored too, on top of the share."""
     death = median * (-np.log(rng.random(len(risk))) / (np.log(2) * np.exp(risk))) ** (1 / _SHAPE)
     accrual, lost = rng.uniform(0.3, 1.0, len(risk)), rng.exponential(1.5, len(risk))
     unit = np.minimum(accrual, lost)
@@ -199,5 +201,6 @@ def censored_survival(
         end = np.full(len(risk), np.inf)
     else:
         end = unit * np.quantile(death / unit, 1 - censored)  # exactly that share has its event after its end
+    end = np.minimum(end, LONGEST)
     time = np.maximum(np.round(np.minimum(death, end), 2), 0.01)
     return time, death <= end

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from clarion.errors import DataError
+from clarion.evaluators import factcheck_patterns as patterns
 from clarion.evaluators.bootstrap import Interval, bootstrap, entry, wilson
 from clarion.evaluators.factcheck_claims import CONTRADICTED, KINDS, SUPPORTED, UNFOUNDED
 from clarion.evaluators.factcheck_facts import Facts
@@ -20,7 +22,7 @@ from clarion.evaluators.subgroups import subgroups
 
 BOOTSTRAP = "percentile bootstrap over patients"
 WILSON = "Wilson interval over patients: every text gives the same value"
-_RESERVED = ("facts", "text", "time", "event", "question", "answer")
+_RESERVED = ("facts", "tissue", "patterns", "text", "time", "event", "question", "answer")
 # name -> (what it is, numerator, denominator) over the counts of a text
 MEASURES = {
     "precision": ("share of the claims that the facts support, before anything is removed", "supported", "claims"),
@@ -41,16 +43,23 @@ class FactcheckEvaluator:
     """Rationales against each patient's facts; `evaluate` returns the dict described in CONTRIBUTING.
 
     Facts are JSON (`Facts.to_json`) in a column `facts` of the truth or, where the truth has none, of the predictions
-    (a model's own probability and attention are known only there). top: genes that a text should name; n_resamples,
-    level: bootstrap over patients; most_values: a truth column with more values makes no subgroups. The rules read
-    words, not meaning; what they catch and let pass is measured in tests/evaluators/test_factcheck_text.py."""
+    (a model's own probability and attention are known only there). Where the predictions have a column `patterns` (JSON
+    [{name, share}]: the tissue that the model attended to, as its prompt named it), it takes the place of the facts'
+    patterns: a text is right about tissue where it says what the model was told, which is not yet what lies on the
+    slide. How often the two agree is `patterns_true`, where the truth knows the tissue (column `tissue` of synthetic
+    patients: JSON {kind: share of the tissue}): of the kinds in `patterns` those that make at least min_share of it.
+
+    top: genes that a text should name; n_resamples, level: bootstrap over patients; most_values: a truth column with
+    more values makes no subgroups. The rules read words, not meaning; what they catch and let pass is measured in
+    tests/evaluators/test_factcheck_text.py."""
 
     def __init__(
         self, task: Any = ("generation", "survival"), top: int = TOP, n_resamples: int = 1000, level: float = 0.95,
-        most_values: int = 12, name: str = "factcheck",
+        most_values: int = 12, min_share: float = 0.05, name: str = "factcheck",
     ):  # fmt: skip
         self.task, self.name, self.top = task, name, int(top)
         self.n_resamples, self.level, self.most_values = n_resamples, level, most_values
+        self.min_share = float(min_share)
 
     def evaluate(self, predictions: pd.DataFrame, truth: pd.DataFrame, context: Mapping[str, Any]) -> dict:
         """predictions: sample_id, patient_id, text; joined by sample_id. DataError without texts or facts."""
@@ -66,6 +75,8 @@ class FactcheckEvaluator:
         facts = _read((predictions if own else truth)["facts"], truth["sample_id"])
         if own:
             notes.append("The facts come with the predictions: they hold the model's own probability and attention.")
+        stated = patterns.stated(predictions, notes)
+        facts = [f if told is None else replace(f, patterns=told) for f, told in zip(facts, stated, strict=True)]
         texts, patients = [as_text(t) for t in predictions["text"]], truth["patient_id"].to_numpy()
         symbols = {g.name for f in facts for g in f.genes}
         checked = [check(t, f, symbols, self.top) for t, f in zip(texts, facts, strict=True)]
@@ -75,9 +86,13 @@ class FactcheckEvaluator:
         for column, value, rows in subgroups(truth, _RESERVED, self.most_values, notes):
             part = {name: values[rows] for name, values in counts.items()}
             groups.setdefault(column, {})[value] = self._entries(part, patients[rows], seed, None)
+        metrics = self._entries(counts, patients, seed, notes) | self._by_kind(checked, patients, seed)
+        baseline = self._baseline(texts, facts, patients, symbols, seed, notes)
+        for found, told in ((metrics, stated), (baseline, self._exchanged(stated, patients, seed))):
+            found |= self._patterns_true(told, truth, patients, seed, found is baseline)
         return {
-            "metrics": self._entries(counts, patients, seed, notes) | self._by_kind(checked, patients, seed),
-            "baseline": self._baseline(texts, facts, patients, symbols, seed, notes),
+            "metrics": metrics,
+            "baseline": baseline,
             "curves": {}, "subgroups": groups, "notes": notes,
         }  # fmt: skip
 
@@ -122,6 +137,24 @@ class FactcheckEvaluator:
         checked = [check(t, f, symbols, self.top) for t, f in zip(exchanged, facts, strict=True)]
         found = self._entries(_counts(exchanged, facts, checked, symbols), patients, seed, None)
         return {name: value | {"name": "another patient's text"} for name, value in found.items()}
+
+    def _patterns_true(self, told, truth: pd.DataFrame, patients, seed: int, other: bool) -> dict:
+        """{"patterns_true": ...} where both the tissue told of and that of the slide are known, else {}."""
+        if told is None or "tissue" not in truth.columns:
+            return {}
+        counts = patterns.true_ones(told, truth["tissue"], self.min_share)
+        if not counts["named"].any():
+            return {}
+        what = ("share of the kinds of tissue named in the prompt that make at least "
+                f"{100 * self.min_share:g} % of the patient's tissue, as planted")  # fmt: skip
+        found = self._ratio("patterns_true", what, counts["true"], counts["named"], patients, seed, None)
+        return {"patterns_true": found | ({"name": "another patient's tissue"} if other else {})}
+
+    @staticmethod
+    def _exchanged(told, patients, seed: int):
+        """What was told of other patients' tissue; None where there are none."""
+        partner = other_patients(patients, seed)
+        return None if partner is None else [told[k] for k in partner]
 
     @staticmethod
     def _remarks(checked: list[Checked], notes: list[str]) -> None:

@@ -187,6 +187,13 @@ def estimate(value: float | None, low: float | None = None, high: float | None =
     return score(value)
 
 
+def signed(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A difference: +0.031 [-0.012, +0.074]"""
+    if not _finite(value):
+        return "—"
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" if _finite(low) and _finite(high) else f"{value:+.3f}"
+
+
 def score(value: float | None) -> str:
     """Like `number`, but 0 and 1 keep their digits (0.000, 1.000), as scores stand in columns."""
     return f"{float(value):.3f}" if _finite(value) and abs(float(value)) <= 1 else number(value)

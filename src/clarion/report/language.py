@@ -43,6 +43,8 @@ def examples_view(run: RunFiles, each: int = EACH) -> list[dict[str, Any]]:
         return [_documents(table.rename(columns={"text_true": "document"}), each)]
     if {"nll", "bytes", "text"} <= set(table.columns):
         return [_documents(table.rename(columns={"text": "document"}), each)]
+    if "facts" in table or "facts_true" in table:  # prognoses, which `fused.texts_view` shows beside their facts
+        return []
     if "answer" not in table or not {"text", "option_logprobs"} & set(table.columns):
         return []
     choice = numpy.zeros(len(table), dtype=bool)

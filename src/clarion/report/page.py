@@ -16,8 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from clarion import __version__
 from clarion.report.explained import explanation_view
 from clarion.report.files import RunFiles, as_dict, read_run
+from clarion.report.fused import ablation_view, beside_view, texts_view
 from clarion.report.gallery import gallery_view
 from clarion.report.language import contamination_view, examples_view
+from clarion.report.looked import looking_view
 from clarion.report.results import evaluator_view, flatten, grids, label, shown, training_charts
 from clarion.tracking import without_paths
 
@@ -55,6 +57,10 @@ def run_view(run: RunFiles) -> dict[str, Any]:
         "evaluators": [evaluator_view(name, result) for name, result in run.evaluators.items()],
         "contamination": {name: contamination_view(result) for name, result in run.evaluators.items()},
         "explanation": explanation_view(run.explanation),
+        "beside": beside_view(run),
+        "ablation": ablation_view(run.explanation),
+        "texts": texts_view(run),
+        "looking": looking_view(run),
         "gallery": gallery_view(run),
         "examples": examples_view(run),
         "curves": training_charts({run.name: run.history}),

@@ -20,8 +20,10 @@ from typing import Any
 from clarion import distributed
 from clarion.config import nearest, numbered, target_problems
 from clarion.errors import DataError, UsageError
+from clarion.trainers import sft_fusion_tissue
 from clarion.trainers.base import Run
 from clarion.trainers.sft_fusion_encoders import Encoders, check_start, starts
+from clarion.trainers.sft_fusion_tissue import Tissue
 from clarion.trainers.sft_resume import last_whole, tokens_until
 from clarion.trainers.sft_settings import chosen_precision, same_random_state, torch_device
 from clarion.trainers.sft_weights import find_weights
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 FORMAT = "clarion-fusion-1"
 FOLDER = "fusion"  # of a checkpoint: projector, prompts and the unimodal models
 SETTINGS = {"network", "prompter", "modalities", "placeholder", "tokens", "hidden", "dropout",
-            "modality_dropout", "outcome_weight", "stage_one"}  # fmt: skip
+            "modality_dropout", "outcome_weight", "stage_one", "patterns"}  # fmt: skip
 STAGE_ONE = {"epochs", "learning_rate", "batch_size"}
 
 
@@ -51,6 +53,7 @@ def check(model: Mapping[str, Any], args: Mapping[str, Any]) -> None:
         raise UsageError("trainer.args.packing: patients with soft tokens are not packed; drop it.")
     if distributed.world_size() > 1:
         raise UsageError("model.fusion trains in one process; start it without torchrun.")
+    sft_fusion_tissue.check(fusion["patterns"])
     starts(model)
 
 
@@ -74,7 +77,8 @@ def fit(trainer: Any, run: Run) -> Path:
     prompter = run.data.prompter
     encoders = Encoders(folders, str(device))
     with same_random_state():
-        inputs = {s: fused_inputs(list(run.data.samples(s)), prompter, encoders) for s in ("train", "val")}
+        tissue = Tissue.fit(fusion["patterns"], encoders, run.data, trainer.seed)
+        inputs = {s: fused_inputs(list(run.data.samples(s)), prompter, encoders, tissue) for s in ("train", "val")}
     outcomes = {split: run.data.outcomes(split) for split in inputs}
     widths = _widths(inputs["train"], list(fusion["modalities"]))
 
@@ -106,7 +110,10 @@ def fit(trainer: Any, run: Run) -> Path:
         "stages": stages, "stop_ids": sorted({chat.stop_id, *sft_models.generation_eos(llm)}),
         "statement": {"in_the_loss": known, "censored_left_out": {s: len(t) - known[s] for s, t in outcomes.items()}},
     }  # fmt: skip
-    _save(trainer, network, tokenizer, prompter, encoders, best, record)
+    if tissue is not None:
+        record["tissue"] = {"kinds": tissue.head.kinds, "trained_on": tissue.head.trained_on,
+                            "held_out": tissue.head.held_out}  # fmt: skip
+    _save(trainer, network, tokenizer, prompter, encoders, tissue, best, record)
     shutil.rmtree(run.checkpoints / "steps", ignore_errors=True)
     done.unlink(missing_ok=True)
     return best
@@ -215,7 +222,7 @@ def _sft_trainer(trainer, run, network, tokenizer, stage, rows, inputs, widths, 
     )
 
 
-def _save(trainer, network, tokenizer, prompter, encoders, best: Path, record: dict[str, Any]) -> None:
+def _save(trainer, network, tokenizer, prompter, encoders, tissue, best: Path, record: dict[str, Any]) -> None:
     """Write best/ whole: the language model or its adapter as the sft trainer writes it, and fusion/ beside."""
     from safetensors.torch import save_file
 
@@ -234,6 +241,8 @@ def _save(trainer, network, tokenizer, prompter, encoders, best: Path, record: d
     save_file(tensors, folder / "projector.safetensors", metadata={"format": "pt"})
     (folder / "prompts.json").write_text(json.dumps(prompter.as_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
     encoders.copy_to(folder)
+    if tissue is not None:
+        tissue.head.save(folder / sft_fusion_tissue.FOLDER)
     model = {k: v for k, v in trainer.model.items() if k not in record["fusion"]["modalities"]}  # paths of this machine
     versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "trl", "peft")}
     said = {"format": "clarion-sft-1", "adapter": adapter, "model": model, "seed": trainer.seed, **record,
@@ -261,6 +270,8 @@ def load(trainer: Any, checkpoint: Path, record: Mapping[str, Any]) -> Any:
     device = torch_device(trainer.device)
     dtype = sft_models.weight_dtype(model, chosen_precision(trainer.precision, device))
     llm, tokenizer = sft_models.reload(checkpoint, record, dtype, device)
+    if record["adapter"] and model.get("quantization") is None:
+        llm.merge_adapter()  # two products fewer a layer and token
     # What code runs is said by this trainer's own config, never by a checkpoint.
     made = get_class(fusion["network"])
     config = made.config_class.from_pretrained(folder, local_files_only=True)
@@ -277,4 +288,11 @@ def load(trainer: Any, checkpoint: Path, record: Mapping[str, Any]) -> Any:
     return FusionPredictor(
         network.to(device), tokenizer, chat_format(tokenizer, template_args), record["stop_ids"],
         dict(model.get("generation") or {}), template_args, prompter, encoders, record["fusion"]["placeholder"],
+        Tissue.load(_told(fusion, record), encoders, folder / sft_fusion_tissue.FOLDER),
     )  # fmt: skip
+
+
+def _told(fusion: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """model.fusion.patterns of a checkpoint: how much of the tissue its prompts named; the code is our own config's."""
+    own, recorded = fusion.get("patterns"), record["fusion"].get("patterns")
+    return {**recorded, "head": own["head"]} if own and recorded else None

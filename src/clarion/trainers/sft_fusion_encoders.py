@@ -70,7 +70,7 @@ def _difference(name: str, run: str, record: RunRecord, recorded: Mapping[str, A
 
 
 class Encoders:
-    """modality -> a trained unimodal network and its embeddings before the last layer.
+    """modality -> a trained unimodal network (`modules`) and its embeddings before the last layer (`embed`).
 
     folders: checkpoints of the lightning trainer. device: torch device as text. Their class comes from the checkpoint's
     description and must be one of Clarion's (or of CLARION_TARGETS)."""
@@ -78,7 +78,7 @@ class Encoders:
     def __init__(self, folders: Mapping[str, Path], device: str):
         from clarion.trainers.lightning import LightningTrainer
 
-        self.folders, self.embed = dict(folders), {}
+        self.folders, self.embed, self.modules = dict(folders), {}, {}
         for name, folder in folders.items():
             try:
                 description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -90,6 +90,7 @@ class Encoders:
                 ) from None
             predictor = LightningTrainer(model, 1, 16, device).load(folder)
             self.embed[name] = embedder(predictor, str(model.get("name")))
+            self.modules[name] = predictor.module.eval()
 
     def __call__(self, name: str, samples: Sequence[Sample]) -> np.ndarray:
         """float32 [n, width]; DataError where a number is not finite."""

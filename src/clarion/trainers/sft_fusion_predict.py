@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
@@ -21,21 +23,23 @@ class FusionPredictor:
     """Samples of patients -> Prediction, in their order:
 
     risk (log odds of dying within the horizon), survival [S(horizon)], times [horizon in months], probability (the same
-    S), option_logprobs [survives, dies], text, answer (parsed: survives | dies | None), parse_failed, agrees (the
-    parsed answer is the more probable one), stopped, tokens. generation: {max_new_tokens, batch_size} and any field of
-    transformers.GenerationConfig; with max_new_tokens=0 no text is written.
+    S), option_logprobs [survives, dies], missing [modalities], patterns (JSON [{name, share}]: the tissue that the
+    prompt names, which the fact check takes for true), text, answer (parsed: survives | dies | None), parse_failed,
+    agrees (the parsed answer is the more probable one), stopped, tokens. generation: {max_new_tokens, batch_size} and
+    any field of transformers.GenerationConfig; with max_new_tokens=0 no text is written. tissue: names the tissue
+    attended to (sft_fusion_tissue.Tissue), or None.
     """
 
     fused = True
 
     def __init__(
         self, network: Any, tokenizer: Any, chat: ChatFormat, stop_ids: Iterable[int], generation: Mapping[str, Any],
-        template_args: Mapping[str, Any], prompter: Any, encoders: Any, placeholder: str,
+        template_args: Mapping[str, Any], prompter: Any, encoders: Any, placeholder: str, tissue: Any = None,
     ):  # fmt: skip
         settings = {"max_new_tokens": 256, "do_sample": False} | dict(generation)
         self.batch_size = int(settings.pop("batch_size", 16))
         self.network, self.tokenizer, self.template_args = network.eval(), tokenizer, dict(template_args)
-        self.prompter, self.encoders = prompter, encoders
+        self.prompter, self.encoders, self.tissue = prompter, encoders, tissue
         self.soft = placeholder * network.config.tokens
         self.stop_ids = sorted({*stop_ids, chat.stop_id})
         self.generates = int(settings["max_new_tokens"]) > 0
@@ -60,7 +64,7 @@ class FusionPredictor:
     def inputs(self, samples: Sequence[Sample]) -> list[FusedInput]:
         """Facts of the prompt and embeddings of patients; DataError for one with neither slide nor omics, and where an
         embedding has another size than the projector was trained with."""
-        found = fused_inputs(samples, self.prompter, self.encoders)
+        found = fused_inputs(samples, self.prompter, self.encoders, self.tissue)
         for one in found:
             for name, vector in one.embeddings.items():
                 if len(vector) != self.network.config.modalities[name]:
@@ -98,6 +102,7 @@ class FusionPredictor:
             found.append({
                 "risk": risk, "survival": [probability], "times": [self.prompter.months], "probability": probability,
                 "option_logprobs": [survives, dies], "missing": list(part[row].facts.missing),
+                "patterns": json.dumps([asdict(p) for p in part[row].facts.patterns], ensure_ascii=False),
             })  # fmt: skip
         return found
 

@@ -30,8 +30,9 @@ class FusedInput:
     embeddings: Mapping[str, torch.Tensor] = field(repr=False)
 
 
-def fused_inputs(samples: Sequence[Sample], prompter: Any, encoders: Any) -> list[FusedInput]:
-    """Facts and embeddings of samples. DataError for a patient with neither slide nor omics."""
+def fused_inputs(samples: Sequence[Sample], prompter: Any, encoders: Any, tissue: Any = None) -> list[FusedInput]:
+    """Facts and embeddings of samples. tissue (sft_fusion_tissue.Tissue): also the tissue attended to, for patients
+    with a slide whose inputs have no patterns of their own. DataError for a patient with neither slide nor omics."""
     known = [prompter.present(s.inputs, f"Patient {s.sample_id}") for s in samples]
     found: list[dict[str, torch.Tensor]] = [{} for _ in samples]
     for name in encoders.embed:
@@ -39,9 +40,14 @@ def fused_inputs(samples: Sequence[Sample], prompter: Any, encoders: Any) -> lis
         if rows:
             for k, vector in zip(rows, torch.from_numpy(encoders(name, [samples[k] for k in rows])), strict=True):
                 found[k][name] = vector
+    given = [s.inputs for s in samples]
+    seen = [k for k, has in enumerate(known) if has["slide"] and given[k].get("patterns") is None]
+    if tissue is not None:
+        for k, patterns in zip(seen, tissue([samples[k] for k in seen]), strict=True):
+            given[k] = {**given[k], "patterns": patterns}
     return [
-        FusedInput(s.sample_id, s.patient_id, prompter.facts(s.inputs, f"Patient {s.sample_id}"), e)
-        for s, e in zip(samples, found, strict=True)
+        FusedInput(s.sample_id, s.patient_id, prompter.facts(own, f"Patient {s.sample_id}"), e)
+        for s, own, e in zip(samples, given, found, strict=True)
     ]
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from clarion.cancer.fusion.ablation import ABLATIONS, ablate, predict_ablated, summarise
-from clarion.evaluators.factcheck_facts import Facts, Gene
+from clarion.cancer.fusion.ablation import ABLATIONS, ablate, ablated, predict_ablated, summarise
+from clarion.evaluators.factcheck_facts import Facts, Gene, Pattern
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Patient:
 
 
 class Known:
-    """Reads the slide's first number and the first gene's z; deaf to the omics embedding and the clinical data."""
+    """Reads the slide's first number, the first gene's z and the first tissue's share; deaf to the omics embedding and
+    the clinical data."""
 
     fused = True
 
@@ -30,7 +31,9 @@ class Known:
         rng = np.random.default_rng(0)
         made = []
         for k, s in enumerate(samples):
-            facts = Facts(genes=(Gene("TP53", 0.5, 0.01, float(rng.normal())),), age=50 + k, sex="F", stage="II")
+            tissue = (Pattern("necrosis", 0.2 + 0.02 * k),) if k % 3 else ()
+            facts = Facts(genes=(Gene("TP53", 0.5, 0.01, float(rng.normal())),), patterns=tissue, age=50 + k, sex="F",
+                          stage="II")  # fmt: skip
             own = {"slide": torch.tensor([float(rng.normal())]), "omics": torch.tensor([float(rng.normal())])}
             if k == 0:
                 own.pop("omics")
@@ -45,8 +48,10 @@ class Known:
         for one in inputs:
             slide = float(one.embeddings["slide"][0]) if "slide" in one.embeddings else 0.0
             gene = one.facts.genes[0].z if one.facts.genes else 0.0
-            p = 1 / (1 + np.exp(3 * slide + gene))
-            found.append({"probability": p, "risk": 3 * slide + gene} | ({"text": f"{p:.3f}"} if text else {}))
+            tissue = one.facts.patterns[0].share if one.facts.patterns else 0.0
+            risk = 3 * slide + gene + 2 * tissue
+            p = 1 / (1 + np.exp(risk))
+            found.append({"probability": p, "risk": risk} | ({"text": f"{p:.3f}"} if text else {}))
         return found
 
 
@@ -70,6 +75,22 @@ def test_patients_without_an_input_are_not_counted_as_insensitive(samples):
     counts = table["ablation"].value_counts()
     assert counts["none"] == 30 and counts["omics_zeroed"] == 29
     assert counts["slide_withheld"] == 29  # the one without omics would have nothing left
+    assert counts["patterns_withheld"] == 20  # a third of them has none
+
+
+def test_an_embedding_and_the_words_of_its_modality_are_changed_apart(samples):
+    """Shuffling or zeroing the slide leaves the tissue in the prompt; withholding it takes the tissue along."""
+    inputs = Known().inputs(samples[:3])
+    donors = [1, 2, 0]
+    for what in ("slide_zeroed", "slide_shuffled"):
+        for before, after in zip(inputs, ablated(inputs, what, donors, Known().average), strict=True):
+            assert after.facts == before.facts and after.embeddings["slide"] != before.embeddings["slide"]
+    gone = ablated(inputs, "slide_withheld", donors, Known().average)
+    assert gone[0] is None and all(g.facts.patterns == () and g.facts.missing == ("slide",) for g in gone[1:])
+    none, swapped, nobody = ablated(inputs, "patterns_shuffled", donors, Known().average)
+    assert none is None and nobody is None  # patient 0 has no tissue to take or to give
+    assert swapped.facts.patterns == inputs[2].facts.patterns and swapped.facts.genes == inputs[1].facts.genes
+    assert swapped.embeddings is inputs[1].embeddings
 
 
 def test_withheld_omics_take_their_genes_along(samples):

@@ -68,7 +68,7 @@ def test_the_prompt_holds_names_numbers_and_clinical_data_and_no_outcome(planted
     text = user["content"]
     assert "<p><p>" in text and system["role"] == "system"
     assert all(f"{g.name} {g.coef:+.2f}" in text and f"z {g.z:+.1f}" in text for g in facts.genes)
-    assert f"age {facts.age:.0f}" in text and f"stage {facts.stage}" in text
+    assert f"age {int(facts.age)}" in text and f"stage {facts.stage}" in text
     assert "dies" not in text and "months" not in text
     brief = prompter.messages(facts, "<p><p>", brief=True)[1]["content"]
     assert "<p><p>" in brief and not any(g.name in brief for g in facts.genes)
@@ -83,6 +83,19 @@ def test_what_is_missing_is_said_and_a_patient_without_both_is_refused(planted, 
     empty = {"rna": np.full(80, np.nan, np.float32)}
     with pytest.raises(DataError, match="P7 has neither a slide nor omics"):
         prompter.facts(given | {"slide": None, "slides": (), "omics": empty}, "P7")
+
+
+def test_tissue_is_told_in_words_that_the_fact_check_reads_and_only_with_a_slide(planted, prompter):
+    from clarion.evaluators.factcheck_patient import find_patterns
+
+    given = inputs(planted, 66) | {"patterns": {"high_grade": 0.31, "stroma": 0.42, "괴사": None}}
+    facts = prompter.facts(given)
+    line = prompter.messages(facts, "<p>")[1]["content"].partition("Tissue attended: ")[2].splitlines()[0]
+    assert line == "괴사, stroma 42%, high-grade tumour 31%"
+    assert {name for name, _ in find_patterns(line, facts)} == {"괴사", "stroma", "high_grade"}
+    assert "Tissue" not in prompter.messages(facts, "<p>", brief=True)[1]["content"]
+    for without in ({"patterns": None}, {"patterns": {}}, {"slide": None, "slides": ()}):
+        assert "Tissue" not in prompter.messages(prompter.facts(given | without), "<p>")[1]["content"]
 
 
 @pytest.mark.parametrize(

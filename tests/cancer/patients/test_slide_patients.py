@@ -306,6 +306,7 @@ def test_stages(text, stage):
 
 
 def test_the_configs_build():
-    data = build(config.compose_config(["data=slides_demo"]).data, seed=0)
-    assert data.recipe == PatientRecipe() and data.name == "slides_demo"
+    cfg = config.compose_config(["data=slides_demo"]).data
+    data = build(cfg, seed=0)
+    assert data.recipe == PatientRecipe(**cfg.synthetic) and data.name == "slides_demo"
     assert "cancer_slides" in config.choices("data") and config.group_task("data", "cancer_slides") == "survival"

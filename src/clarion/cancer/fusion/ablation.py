@@ -1,9 +1,14 @@
 """Does an answer depend on its inputs? Each one zeroed, withheld, or another patient's: what changes of the answer.
 
 slide, omics     the embeddings behind the soft tokens: zeroed (the mean training patient), shuffled (another
-                 patient's), withheld (the learned vector of a missing modality; the prompt says so; the genes leave
-                 it with the omics)
-genes, clinical  the words of the prompt: shuffled (another patient's), withheld
+                 patient's), withheld (the learned vector of a missing modality; the prompt says so; its words leave
+                 it too: the genes with the omics, the tissue with the slide)
+genes, patterns, clinical
+                 the words of the prompt: shuffled (another patient's), withheld
+
+Zeroing or shuffling an embedding leaves the words as they are, and the other way round: what the model reads by soft
+tokens is told apart from what it reads as words. Patterns are the tissue attended to; they are shuffled only between
+patients of whom the prompt names some.
 """
 
 from __future__ import annotations
@@ -21,9 +26,12 @@ from clarion.evaluators.bootstrap import bootstrap, entry
 FORMAT = "clarion-modality-ablation/1"
 ABLATIONS = (
     "slide_zeroed", "slide_shuffled", "slide_withheld", "omics_zeroed", "omics_shuffled", "omics_withheld",
-    "genes_shuffled", "genes_withheld", "clinical_shuffled", "clinical_withheld",
+    "genes_shuffled", "genes_withheld", "patterns_shuffled", "patterns_withheld", "clinical_shuffled",
+    "clinical_withheld",
 )  # fmt: skip
-CLINICAL = {"age": None, "sex": "", "stage": ""}
+# words of the prompt -> facts they are, and what each is once withheld
+WORDS = {"genes": {"genes": ()}, "patterns": {"patterns": ()}, "clinical": {"age": None, "sex": "", "stage": ""}}
+OF_MODALITY = {"omics": "genes", "slide": "patterns"}
 METHODS = {
     "probability_changed_by": "mean |change of the probability of survival|",
     "answers_flipped": "share of patients whose more probable statement becomes the other one",
@@ -47,15 +55,14 @@ def _one(one: Any, other: Any, part: str, how: str, average: Any) -> Any | None:
         if how == "withheld":
             if len(own) < 2:
                 return None
-            gone = {"genes": ()} if part == "omics" else {"patterns": ()}
+            gone = WORDS[OF_MODALITY[part]]
             facts = replace(one.facts, missing=tuple(sorted({*one.facts.missing, part})), **gone)
             return replace(one, facts=facts, embeddings={n: e for n, e in own.items() if n != part})
         vector = other.embeddings[part] if how == "shuffled" else average(part)
         return replace(one, embeddings={**own, part: vector})
-    changed = (
-        {"genes": () if how == "withheld" else other.facts.genes} if part == "genes"
-        else {name: gone if how == "withheld" else getattr(other.facts, name) for name, gone in CLINICAL.items()}
-    )  # fmt: skip
+    if part == "patterns" and how == "shuffled" and not (one.facts.patterns and other.facts.patterns):
+        return None
+    changed = WORDS[part] if how == "withheld" else {name: getattr(other.facts, name) for name in WORDS[part]}
     facts = replace(one.facts, **changed)
     return None if facts == one.facts else replace(one, facts=facts)
 

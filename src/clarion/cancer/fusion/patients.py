@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from clarion.cancer.fusion.ablation import ablate
 from clarion.cancer.fusion.prompts import Prompter
 from clarion.cancer.patients.datasets import SlidePatients
 from clarion.cancer.transformer.heads import MOST_WEIGHT
+from clarion.data.integrity import IntegrityReport
 from clarion.errors import DataError, UsageError
 from clarion.evaluators.survival_curves import censoring
 
@@ -62,10 +64,25 @@ class FusionPatients(SlidePatients):
         return found
 
     def truth(self, split: str) -> pd.DataFrame:
-        """SlidePatients.truth and `facts`: what a text may state of the patient (JSON, for the fact check)."""
+        """SlidePatients.truth and `facts`: what a text may state of the patient (JSON, for the fact check; the tissue
+        attended to comes with the predictions); of synthetic patients with a slide also `tissue`: JSON {kind: share of
+        its tissue, as planted}."""
         table = super().truth(split)
         given = {s.sample_id: self.prompter.facts(s.inputs, s.sample_id).to_json() for s in self.samples(split)}
-        return table.assign(facts=table["sample_id"].map(given))
+        table = table.assign(facts=table["sample_id"].map(given))
+        if self.planted is None:
+            return table
+        return table.assign(tissue=[self._planted_tissue(p) if self._paths[p] else None for p in table["patient_id"]])
+
+    def _planted_tissue(self, patient: str) -> str:
+        shares = {kind: round(float(share), 4) for kind, share in self.planted.shares.loc[patient].items()}
+        return json.dumps(shares | {"stroma": round(1 - sum(shares.values()), 4)})
+
+    def check(self) -> IntegrityReport:
+        """SlidePatients.check, and that the labels of tissue can be read (before hours of training)."""
+        report = super().check()
+        self.tissue_labels("train")
+        return report
 
     def card(self) -> dict[str, Any]:
         """The card with the prompts' genes and whose outcome trains the statement."""

@@ -17,10 +17,11 @@ import pandas as pd
 from clarion.cancer.cohort import Cohort
 from clarion.cancer.cox import RankNormal
 from clarion.cancer.lookup import LookupTable, fit_cohort
+from clarion.cancer.rationale.english import percent, tissue
 from clarion.cancer.rationale.gather import gather_facts
 from clarion.cancer.rationale.template import write_rationale
 from clarion.errors import DataError, UsageError
-from clarion.evaluators.factcheck_facts import Facts
+from clarion.evaluators.factcheck_facts import Facts, Pattern
 
 FORMAT = "clarion-fusion-prompts/1"
 SYSTEM = "You are an oncologist. Predict the patient's survival and explain it from the data given."
@@ -83,7 +84,8 @@ class Prompter:
 
     def facts(self, inputs: Mapping[str, Any], who: str = "A patient") -> Facts:
         """The facts of a sample's inputs: slide (or slides), omics {modality: values}, genes {modality: names},
-        clinical {age, sex, stage, cancer}. No outcome is among them. DataError for one with neither slide nor omics."""
+        clinical {age, sex, stage, cancer}, patterns {kind of tissue: share of the attention} or None. No outcome is
+        among them. DataError for one with neither slide nor omics."""
         clinical = dict(inputs.get("clinical") or {})
         cancer = str(clinical.get("cancer") or inputs.get("cancer") or "")
         known = self.present(inputs, who)
@@ -124,12 +126,12 @@ class Prompter:
             if facts.genes:
                 lines = [f"{g.name} {g.coef:+.2f}, {_q(g.q)}, {_z(g.z)}" for g in facts.genes]
                 parts.append("Genes (Cox coefficient, q, z of the patient):\n" + "\n".join(lines))
-            told = [f"age {facts.age:.0f}" if facts.age is not None else "", f"sex {facts.sex}" if facts.sex else "",
+            # completed years and the rationale's own words: what the answer is to say stands in the prompt
+            told = [f"age {int(facts.age)}" if facts.age is not None else "", f"sex {facts.sex}" if facts.sex else "",
                     f"stage {facts.stage}" if facts.stage else "", facts.cancer]  # fmt: skip
             parts.append("Clinical: " + (", ".join(filter(None, told)) or "unknown"))
             if facts.patterns:
-                shares = [p.name + (f" {100 * p.share:.0f}%" if p.share is not None else "") for p in facts.patterns]
-                parts.append("Tissue attended: " + ", ".join(shares))
+                parts.append("Tissue attended: " + ", ".join(map(_attended, facts.patterns)))
         parts.append(f"Does the patient survive {self.years}? Explain.")
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": "\n".join(parts)}]
 
@@ -173,6 +175,10 @@ def _rows(table: LookupTable, patients: Cohort, modality: str, most: int) -> lis
          "mean": float(mean[gene]), "sd": float(sd[gene])}
         for gene in order if sd[gene] > 0
     ]  # fmt: skip
+
+
+def _attended(pattern: Pattern) -> str:
+    return tissue(pattern.name) + (f" {percent(pattern.share)}" if pattern.share is not None else "")
 
 
 def _q(q: float | None) -> str:

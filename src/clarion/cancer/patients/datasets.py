@@ -21,6 +21,7 @@ from clarion.cancer.patients.oracle import MONTHS, oracle_scores, status_at
 from clarion.cancer.patients.planted import PATIENTS_VERSION, PatientRecipe, build_slides, synthetic_patients
 from clarion.cancer.patients.regions import PlantedTruth
 from clarion.cancer.patients.sites import split_by_site
+from clarion.cancer.patients.tissue_labels import TissueLabels, labels_of, read_points, tissue_table
 from clarion.cancer.readers.folds import SPLITS, split_cohort
 from clarion.cancer.readers.pooling import renamed
 from clarion.data.fingerprint import fingerprint_items
@@ -188,6 +189,14 @@ class SlidePatients(OmicsData):
         must weight for the unknown (IPCW); leaving them out is biased."""
         part = self.cohort(split)
         return pd.Series(status_at(part.time, part.event, months), part.patients, name=f"died_{months:g}m")
+
+    def tissue_labels(self, split: str) -> TissueLabels:
+        """Which kind of tissue tiles of this split's slides show, see `tissue_labels`: as planted, or by the points of
+        tissue.csv in the user's folder; empty where there are none. DataError for rows of it that cannot be."""
+        self.prepare()
+        table = None if self.planted is not None else tissue_table(self.root)
+        points = {} if table is None else read_points(table, self._files, self.slide_facts())
+        return labels_of(self._of(split), self._paths, self.planted, points)
 
     def datamodule(
         self, batch_size: int, seed: int = 0, reads: str = "omics", start: str | Path | None = None, **options: Any

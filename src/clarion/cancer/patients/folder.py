@@ -13,6 +13,7 @@ A slide belongs to the patient whose row names it; without such a column, to the
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,9 +76,10 @@ def read_slide_folder(
         rows["stage"] = table[column].map(stage_of)
     rows = _with_survival(one_row_a_patient([rows], log), endpoint, log)
     log.report.raise_if_bad()
-    slides, absent, strays = _slides_of(table, list(rows.index), files)
+    slides, absent, strays = _slides_of(table, list(rows.index), files, log)
     omics, scales = _omics(root, rows, clinical_file, log, name=name, kind=kind, endpoint=endpoint, time_unit=time_unit,
                            scale=scale, sample_types=sample_types, dates=dates, format=format, allow=allow)  # fmt: skip
+    log.report.raise_if_bad()
     own = {s: path for ids in slides.values() for s, path in ids.items()}
     cohort = Cohort(name, _clinical(rows, slides, name), omics, kind, scales, tuple(log.notes))
     return SlideFolder(cohort, own, absent, strays, _splits(table, rows.index))
@@ -161,15 +163,16 @@ def _clinical(rows: pd.DataFrame, slides: Mapping[str, Mapping[str, Path]], name
 
 
 def _slides_of(
-    table: pd.DataFrame, patients: list[str], files: dict[str, Path]
+    table: pd.DataFrame, patients: list[str], files: dict[str, Path], log: ReadLog
 ) -> tuple[dict[str, dict[str, Path]], list[str], list[str]]:
     """(patient -> {slide id: file}, named slides without a file, files of no patient). Slides of normal tissue (TCGA
-    sample types from 10) belong to nobody."""
+    sample types from 10) belong to nobody. A slide that the table gives to two patients is an error in `log`."""
     short: dict[str, list[str]] = {}
     for key in files:
         short.setdefault(key.split(".")[0], []).append(key)
     known, owners, absent = set(patients), {}, []
-    named: set[str] = set()
+    named: dict[str, str] = {}  # slide -> the first patient whose row names it
+    twice: list[tuple[str, str]] = []
     column = find(table, _SLIDE)
     if column is not None:
         for patient, slide in zip(ids_of(table), table[column], strict=True):
@@ -178,10 +181,14 @@ def _slides_of(
             key = nfc(slide.strip())
             key = Path(key).stem if Path(key).suffix.lower() in SUFFIXES else key
             own = [key] if key in files else short.get(key.split(".")[0], [])
-            named.update(own)
+            twice += [(f"slide {len(twice) + 1} of them", f"{k} of {named[k]} and {patient}")
+                      for k in own if named.setdefault(k, patient) != patient]  # fmt: skip
             if patient in known and not _normal(key):
                 owners.setdefault(patient, {}).update({k: files[k] for k in own})
                 absent += [] if own else [key]
+    if twice:
+        log.report.error("slide_of_two", "the clinical table gives a slide to two patients; keep the row that is right",
+                         twice)  # fmt: skip
     strays = []
     longest = sorted(known, key=lambda p: (-len(p), p))
     for key in files:
@@ -210,8 +217,9 @@ def _omics(
     if source is None:
         log.note("no omics table: slides alone.")
         return {}, {}
-    if options["format"] == "auto" and source.is_file():
-        options["format"] = None
+    if source.is_file():
+        _columns_once(source, log)
+        options["format"] = None if options["format"] == "auto" else options["format"]
     read = read_cohort(source, options.pop("format"), clinical=clinical if source.is_file() else None, **options)
     for note in read.notes:
         if "without omics" not in note:
@@ -222,6 +230,15 @@ def _omics(
     if lacking:
         log.note(f"{lacking} of {len(rows)} patients have no omics.")
     return {m: t.reindex(rows.index) for m, t in read.omics.items()}, dict(read.scale)
+
+
+def _columns_once(source: Path, log: ReadLog) -> None:
+    """A gene that comes twice may come with other values: which one counts is not for us to say."""
+    counts = Counter(read_header(source))
+    doubled = [name for name, n in counts.items() if n > 1 and name]
+    if doubled:
+        log.problem("gene_twice", "columns of the omics table come twice; keep one of each",
+                    [(name, name) for name in doubled], "the first of them counts")  # fmt: skip
 
 
 def _splits(table: pd.DataFrame, patients: pd.Index) -> dict[str, list[str]]:

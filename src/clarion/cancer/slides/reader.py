@@ -156,7 +156,8 @@ class Slide:
         if self._found_mpp is None:
             power = self._objective
             hint = f" (its {power:g}x objective usually means mpp={10 / power:.3g})" if power else ""
-            raise slide_error(self.path, f"does not say its scale: give mpp=, um a pixel of level 0{hint}.")
+            raise slide_error(self.path, f"does not say its scale: give mpp=, um a pixel of level 0{hint}; "
+                              "data.mpp= of a run, --slide-mpp or --mpp of a command.")  # fmt: skip
         return self._found_mpp
 
     @cached_property

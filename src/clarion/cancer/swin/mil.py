@@ -37,11 +37,11 @@ class GatedAttention(nn.Module):
     """Gated attention (Ilse et al. 2018, arXiv:1802.04712, eq. 9): softmax over w' (tanh(V x) * sigmoid(U x)).
 
     It starts as nearly the mean of all tiles: with few patients an early random choice of tiles is never given up.
-    hidden: rows of V and U; a quarter of the width where it is not given."""
+    hidden: rows of V and U; half the width where it is not given."""
 
     def __init__(self, width: int, hidden: int | None = None, dropout: float = 0.0):
         super().__init__()
-        hidden = hidden or max(1, width // 4)
+        hidden = hidden or max(1, width // 2)
         self.tanh = nn.Linear(width, hidden)
         self.gate = nn.Linear(width, hidden)
         self.score = nn.Linear(hidden, 1)

@@ -134,13 +134,15 @@ class Encoder:
         }
 
     def encode(self, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-        """`table` of samples; DataError on one without omics."""
+        """`table` of samples. A patient without omics (None) is one whose every gene is missing; DataError on a sample
+        that is no patient at all: without the key, or with something else there."""
         values, cancer, age, sex = [], [], [], []
         for sample in samples:
             given = sample.inputs
-            if not isinstance(given.get("omics"), Mapping):
+            omics = {} if given.get("omics", "") is None else given.get("omics")
+            if not isinstance(omics, Mapping):
                 raise DataError(f"Sample {sample.sample_id} lacks omics: a survival model needs {{modality: values}}.")
-            values.append(self.values(given["omics"], f"Sample {sample.sample_id}", given.get("genes")))
+            values.append(self.values(omics, f"Sample {sample.sample_id}", given.get("genes")))
             cancer.append(given.get("cancer") or "")
             years = given.get("age")
             age.append(np.nan if years is None else float(years))
