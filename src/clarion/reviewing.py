@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def _texts(run: Path, split: str) -> Any:
 
     from clarion.cancer.rationale.draft import fact_lines
     from clarion.evaluators.factcheck_facts import Facts
+    from clarion.evaluators.factcheck_patterns import stated
 
     path = run / "predictions" / f"{split}.parquet"
     if not path.is_file():
@@ -75,8 +77,12 @@ def _texts(run: Path, split: str) -> Any:
         known = pd.read_parquet(truth)
         if "facts" in known.columns:
             table = table.merge(known.astype({"sample_id": str})[["sample_id", "facts"]], on="sample_id", how="left")
-    table["inputs"] = [fact_lines(Facts.read(f)) if isinstance(f, str) and f else "" for f in
-                       (table["facts"] if "facts" in table.columns else [""] * len(table))]  # fmt: skip
+    given = table["facts"] if "facts" in table.columns else [""] * len(table)
+    table["inputs"] = [
+        fact_lines(replace(Facts.read(f), **({} if told is None else {"patterns": told})))
+        if isinstance(f, str) and f else ""
+        for f, told in zip(given, stated(table, []), strict=True)  # the tissue that the model was told of
+    ]  # fmt: skip
     return table[["sample_id", "patient_id", "text", "inputs"]]
 
 

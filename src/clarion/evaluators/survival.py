@@ -19,7 +19,7 @@ from clarion.evaluators.survival_scores import Concordance, cases_and_controls
 from clarion.evaluators.survival_tables import numbers, outcome, predicted_survival, texts
 
 OVER = "percentile bootstrap over patients"
-RESERVED = ("time", "event", "age", "slide_ids")
+RESERVED = ("time", "event", "age", "slide_ids", "facts", "tissue")
 MOST_STRATA = 64  # cancers that get a subgroup each, however few values other columns may have
 MISSING_AGE = 0.2  # share of patients without an age from which age is no baseline
 METHODS = {
