@@ -83,7 +83,8 @@ def predict_and_evaluate(
 
 def kept_tables(data: Any, predictor: Callable, split: str, directory: Path, final: bool) -> tuple:
     """(predictions, truth or None) of a split, also below the run directory; of the final one the images' paths too."""
-    predictions, truth = predict(predictor, data.samples(split), len(data.splits[split]), split), data.truth(split)
+    answers = predictor if final else getattr(predictor, "without_texts", predictor)
+    predictions, truth = predict(answers, data.samples(split), len(data.splits[split]), split), data.truth(split)
     save_table(directory / "predictions" / f"{split}.parquet", predictions)
     if truth is not None:
         save_table(directory / "truth" / f"{split}.parquet", truth)

@@ -54,12 +54,16 @@ class FusionPredictor:
         network.causal.generation_config = self.config
         self.context = int(network.config.get_text_config().max_position_embeddings)
 
-    def __call__(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
+    def __call__(self, samples: Iterable[Sample], text: bool | None = None) -> Iterator[Prediction]:
         iterator = iter(samples)
         while chunk := list(islice(iterator, self.batch_size)):
             inputs = self.inputs(chunk)
-            for one, values in zip(inputs, self.answer(inputs), strict=True):
+            for one, values in zip(inputs, self.answer(inputs, text), strict=True):
                 yield Prediction(one.sample_id, one.patient_id, values)
+
+    def without_texts(self, samples: Iterable[Sample]) -> Iterator[Prediction]:
+        """As a call, but no text is written: of the validation patients only the probabilities are needed."""
+        return self(samples, text=False)
 
     def inputs(self, samples: Sequence[Sample]) -> list[FusedInput]:
         """Facts of the prompt and embeddings of patients; DataError for one with neither slide nor omics, and where an
