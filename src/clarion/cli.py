@@ -228,11 +228,14 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(run=slides)
 
     p = commands.add_parser("review", help="texts of runs as a blind sheet for experts; their ratings read back")
-    p.add_argument("action", choices=["sheet", "read"])
-    p.add_argument("paths", nargs="+", metavar="PATH", help="sheet: run directories; read: filled csv files")
-    p.add_argument("--out", default=None, metavar="FILE", help="sheet: FILE.csv or FILE.html; read: also as FILE.json")
-    p.add_argument("--split", default=None, help="sheet: whose texts (default: test)")
-    p.add_argument("--n", type=int, default=None, metavar="N", help="sheet: at most so many patients (default: all)")
+    p.add_argument("action", choices=["sheet", "read", "draft"])
+    p.add_argument("paths", nargs="+", metavar="PATH", help="sheet: runs; read: filled csv files; draft: a run")
+    p.add_argument("--out", default=None, metavar="FILE", help="sheet: FILE.csv or FILE.html; read, draft: FILE.json")
+    p.add_argument("--split", default=None, help="sheet, draft: whose texts (default: test)")
+    p.add_argument("--n", type=int, default=None, metavar="N", help="sheet, draft: at most so many patients")
+    p.add_argument("--generator", default=None, metavar="MODEL",
+                   help="draft: a model of `clarion list models`, a folder or URL#MODEL writes them")  # fmt: skip
+    p.add_argument("--language", choices=["en", "ko"], default="en", help="draft: of the rationales (default: en)")
     p.add_argument("--key", default=None, metavar="FILE", help="read: NAME.key.json (default: beside the files)")
     p.add_argument("--seed", type=int, default=0, help="of the blind order and of the intervals (default: 0)")
     p.add_argument("--format", choices=["text", "json"], default="text")

@@ -56,9 +56,20 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def _texts(run: Path, split: str) -> Any:
     """sample_id, patient_id, text, inputs of a run's split."""
+    from clarion.cancer.rationale.draft import fact_lines
+
+    table = facts_of(run, split)
+    if "text" not in table.columns:
+        raise UsageError(f"{run.name} has no column text in its predictions: review a run that writes texts.")
+    table["inputs"] = [fact_lines(f) if f is not None else "" for f in table["facts"]]
+    return table[["sample_id", "patient_id", "text", "inputs"]]
+
+
+def facts_of(run: Path, split: str) -> Any:
+    """The predictions of a run's split, ids as text, with a column `facts` of factcheck_facts.Facts (None where it has
+    none): those of the truth, with the tissue that the model was told of. UsageError for a run without predictions."""
     import pandas as pd
 
-    from clarion.cancer.rationale.draft import fact_lines
     from clarion.evaluators.factcheck_facts import Facts
     from clarion.evaluators.factcheck_patterns import stated
 
@@ -69,7 +80,7 @@ def _texts(run: Path, split: str) -> Any:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as predictions ({error}).") from None
-    if absent := [c for c in ("sample_id", "patient_id", "text") if c not in table.columns]:
+    if absent := [c for c in ("sample_id", "patient_id") if c not in table.columns]:
         raise UsageError(f"{run.name} has no column {absent[0]} in its predictions: review a run that writes texts.")
     table = table.assign(sample_id=table["sample_id"].astype(str), patient_id=table["patient_id"].astype(str))
     truth = run / "truth" / f"{split}.parquet"
@@ -78,12 +89,11 @@ def _texts(run: Path, split: str) -> Any:
         if "facts" in known.columns:
             table = table.merge(known.astype({"sample_id": str})[["sample_id", "facts"]], on="sample_id", how="left")
     given = table["facts"] if "facts" in table.columns else [""] * len(table)
-    table["inputs"] = [
-        fact_lines(replace(Facts.read(f), **({} if told is None else {"patterns": told})))
-        if isinstance(f, str) and f else ""
-        for f, told in zip(given, stated(table, []), strict=True)  # the tissue that the model was told of
-    ]  # fmt: skip
-    return table[["sample_id", "patient_id", "text", "inputs"]]
+    table["facts"] = [
+        replace(Facts.read(f), **({} if told is None else {"patterns": told})) if isinstance(f, str) and f else None
+        for f, told in zip(given, stated(table, []), strict=True)
+    ]
+    return table
 
 
 def read_reviews(files: Sequence[Path], key: Path | None = None, seed: int = 0) -> dict[str, Any]:
@@ -107,7 +117,10 @@ def _key_of(files: Sequence[Path]) -> dict[str, Any]:
     keys = [path for folder in folders for path in sorted(folder.glob("*.key.json"))]
     texts = [path.read_bytes() for path in files]
     for path in keys:
-        found = read_key(path)
+        try:
+            found = read_key(path)
+        except DataError:  # another program's file of such a name
+            continue
         if all(found["sheet"].encode() in text for text in texts):
             return found
     raise UsageError("The key of this sheet does not lie beside the files: give --key NAME.key.json (written with the "
@@ -147,6 +160,15 @@ def review(action: str, paths: Sequence[str], options: Any) -> int:
         if options.out is None:
             raise UsageError("clarion review sheet RUN needs --out FILE.csv or FILE.html.")
         result = write_sheet(given, Path(options.out).expanduser(), options.split, options.n, options.seed)
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+        return 0
+    if action == "draft":
+        from clarion.drafting import write_drafts
+
+        if options.out is None or options.generator is None or len(given) != 1:
+            raise UsageError("clarion review draft RUN needs one run, --generator MODEL and --out FILE.json.")
+        result = write_drafts(given[0], options.generator, Path(options.out).expanduser(), options.language,
+                              options.split or "test", options.n, options.seed)  # fmt: skip
         print(json.dumps(result, ensure_ascii=False, indent=2))
         return 0
     key = Path(options.key).expanduser() if options.key else None
