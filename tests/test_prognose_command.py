@@ -25,7 +25,7 @@ from clarion.cancer.slides.reader import open_slide
 from clarion.config import register_resolvers
 from clarion.errors import ClarionError, DataError, UsageError
 from clarion.evaluators.factcheck_facts import Facts, Gene
-from clarion.prognosing import prognose
+from clarion.prognosing import open_fused, prognose, written_together
 
 for folder in ("report", "trainers"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
@@ -196,6 +196,59 @@ def test_files_of_others_are_never_replaced(runs, given, tmp_path):
     with pytest.raises(UsageError, match="holds another prognosis.html"):
         prognose(runs["fused"], tmp_path, omics=given["row"], device="cpu")
     assert (tmp_path / "prognosis.html").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_only_what_the_command_writes_is_taken_away(tmp_path):
+    out = tmp_path / "above" / "out"
+    (out / "slide-1").mkdir(parents=True)
+    for name in ("notes.txt", "slide-1/tile.jpg", "slide-1.html", "../beside.txt"):
+        (out / name).write_text("x")
+    named = ["..", "", ".", "../beside.txt", "notes.txt", "slide-../..", "slide-1.html\n", "slide-1.html"]
+    (out / "prognosis.json").write_text(json.dumps({"patient": "A", "files": named}))
+    with written_together(out, "A") as folder:
+        (folder / "prognosis.json").write_text("{}")
+    assert sorted(p.name for p in out.iterdir()) == ["notes.txt", "prognosis.json"]
+    assert (tmp_path / "above/beside.txt").is_file()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"patient": "A", "files": 3}'])
+def test_a_prognosis_json_that_is_none_is_answered(tmp_path, content):
+    (tmp_path / "prognosis.json").write_text(content)
+    with pytest.raises(UsageError, match="holds a prognosis.json that is no prognosis"), written_together(
+        tmp_path, "A"
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["prognosis.json"]
+
+
+def record_of(folder: Path, modalities: list[str], checkpoint: str) -> Path:
+    """The record of a fused run, without its weights."""
+    folder.mkdir()
+    model = {"name": "fusion_smollm2", "task": "survival", "fusion": {"modalities": modalities}}
+    (folder / "config.yaml").write_text(json.dumps({"model": model}))
+    for name in ("manifest.json", "metrics.json"):
+        (folder / name).write_text(json.dumps({"status": "done", "checkpoint": checkpoint}))
+    return folder
+
+
+def test_a_run_of_one_modality_is_named_as_what_it_is(tmp_path):
+    run = record_of(tmp_path / "run", ["omics"], "checkpoints/best")
+    with pytest.raises(UsageError, match="fuses omics; a prognosis is by a run that fuses omics and slide"):
+        open_fused(run)
+
+
+def test_a_checkpoint_outside_of_the_run_is_not_read(tmp_path):
+    run = record_of(tmp_path / "run", ["omics", "slide"], "../other")
+    whole = {"prompts.json": {"genes": {}}, "omics/model.json": {}, "slide/model.json": {"model": {}}}
+    for name, content in whole.items():
+        path = tmp_path / "other/fusion" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="has no checkpoint below it"):
+        open_fused(run)
+    (run / "inside").symlink_to(tmp_path / "other")
+    with pytest.raises(UsageError, match="has no checkpoint below it"):
+        open_fused(record_of(tmp_path / "two", ["omics", "slide"], "../run/inside"))
 
 
 def test_a_slide_without_tissue_among_others_and_genes_of_another_scale_are_told(runs, given, tmp_path):

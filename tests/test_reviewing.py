@@ -79,6 +79,26 @@ def test_a_page_needs_no_network_and_escapes_texts(tmp_path, capsys):
     assert not re.search(r"@[A-Z]+@|[SP]-\d{4}", text) and "<h3>요약</h3>" in text
 
 
+def test_marks_of_the_page_in_a_text_stay_text(tmp_path, capsys):
+    run = make_run(tmp_path, "run_a", 1)
+    said = "It says @SETTINGS@, @COUNT@ and @ITEMS@."
+    table = pd.DataFrame({"sample_id": ["S-0001"], "patient_id": ["P-0001"], "text": [said]})
+    table.to_parquet(run / "predictions" / "test.parquet")
+    page = tmp_path / "sheet.html"
+    assert main(["review", "sheet", str(run), "--out", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert f"<p>{said}</p>" in text and "of 1 complete" in text
+    assert json.loads(re.search(r"const settings = (.*);", text)[1])["criteria"] == list(CRITERIA)
+
+
+def test_other_files_named_like_keys_are_passed_over(sheet, tmp_path, capsys):
+    good = fill(sheet, tmp_path / "one.csv", "rater", lambda k: (3, 4, 5))
+    (tmp_path / "a.key.json").write_text('{"kty": "RSA"}')
+    (tmp_path / "b.key.json").write_text("{")
+    assert main(["review", "read", str(good), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_ratings"] == 6
+
+
 def test_ratings_give_means_and_krippendorffs_alpha(sheet, tmp_path, capsys):
     one = fill(sheet, tmp_path / "one.csv", "rater1", lambda k: (1 + k % 5, 4, 5))
     two = fill(sheet, tmp_path / "two.csv", "평가자2", lambda k: (1 + (k + (k == 0)) % 5, 4, 1 + k % 5), "cp949", ";")

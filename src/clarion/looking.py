@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,9 +21,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from clarion.config import nearest
-from clarion.errors import UsageError
+from clarion.data.paths import is_name, named_error
+from clarion.errors import ClarionError, UsageError
 from clarion.explaining import same_data
-from clarion.record import RunRecord, hash_tree, to_json, write_atomic
+from clarion.record import RunRecord, hash_tree, read_json, to_json, write_atomic
+from clarion.trained import checkpoint_of
 
 log = logging.getLogger("clarion")
 FORMAT = "clarion-looking/1"
@@ -89,11 +93,15 @@ def look(
     module: Any, data: Any, chosen: Sequence[Any], out: Path, about: dict[str, Any], pages: int, operator: str,
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Check `chosen`, write the files of `pages` of them (evenly from the highest risk to the lowest), looking.json."""
+    """Check `chosen`, write the files of `pages` of them (evenly from the highest risk to the lowest), looking.json.
+    What an earlier look left in `out` goes. DataError for an id that cannot name a folder below `out`."""
+    for sample in chosen:
+        patient_folder(out, sample.sample_id)
     result = {"format": FORMAT, **about, "data_kind": data.kind, "operator": operator}
     result |= check(module, data, chosen, operator, seed)
     ranked = sorted((r for r in result["patients"] if r["tiles"]), key=lambda r: -r["risk"])
     shown = {r["sample_id"] for r in _spread(ranked, pages)}
+    clear(out)
     files = {
         sample.sample_id: write_patient(module, data, sample, out, operator, about["run"])
         for sample in chosen if sample.sample_id in shown
@@ -104,6 +112,44 @@ def look(
     return result
 
 
+def patient_folder(out: Path, sample_id: str) -> Path:
+    """out/SAMPLE. DataError for an id that is a path, and for a link that leads elsewhere."""
+    if not is_name(sample_id):
+        raise named_error("Patient {name!r} cannot name a folder: write ids without /, \\ or null bytes, other than . "
+                          "and ..", names={"name": sample_id})  # fmt: skip
+    folder = out / sample_id
+    if folder.resolve().parent != out.resolve():
+        raise named_error("The folder of patient {name} is a link out of --out: remove it.", names={"name": sample_id})
+    return folder
+
+
+def clear(out: Path) -> None:
+    """Take away the patients' files that an earlier looking.json in `out` lists, with the tiles of their pages. That
+    file may come from elsewhere: nothing but what `look` writes is touched."""
+    from clarion.cancer.looking.maps import MAPS
+    from clarion.cancer.looking.page import LICENCE
+
+    written = re.compile(rf"slide-[0-9]+\.html|(?:heatmap|{'|'.join(MAPS)})-[0-9]+\.tif")
+    try:
+        earlier = read_json(out / "looking.json")
+        listed = [name for row in earlier["patients"] for name in row["files"]] if earlier else []
+    except (ClarionError, KeyError, TypeError):  # damaged, or another's: nothing is known to be ours
+        return
+    for name in map(str, listed):
+        sample, _, file = name.partition("/")
+        if not (is_name(sample) and written.fullmatch(file)) or (out / sample).is_symlink():
+            continue
+        path = out / sample / file
+        if path.is_file():
+            path.unlink()
+        if path.suffix == ".html" and (tiles := path.with_suffix("")).is_dir() and not tiles.is_symlink():
+            shutil.rmtree(tiles)
+        left = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else None
+        if left in ([], [LICENCE]):
+            (path.parent / LICENCE).unlink(missing_ok=True)
+            path.parent.rmdir()
+
+
 def _of_record(record: RunRecord, device: str) -> tuple[Any, str, str]:
     """(the slide network of a recorded run, the name of its model, the hash of the checkpoint)."""
     cfg = record.config()
@@ -112,7 +158,7 @@ def _of_record(record: RunRecord, device: str) -> tuple[Any, str, str]:
 
         trained = open_model(str(record.directory), "survival", cfg.model.name, device, "RUN")
         return trained.predictor.module, str(cfg.model.name), trained.digest
-    checkpoint = record.directory / str(record.manifest().get("checkpoint"))
+    checkpoint = checkpoint_of(record, record.directory.name)
     module, model = slide_part(checkpoint, device)
     if module is None:
         raise UsageError(f"{record.directory.name} is a run of model={cfg.model.name} that fuses no slide model.")
@@ -163,7 +209,7 @@ def write_patient(module: Any, data: Any, sample: Any, out: Path, operator: str,
     from clarion.cancer.looking.page import write_page
 
     maps = patient_maps(module, module.bag(sample), operator)
-    folder, planted, written = out / sample.sample_id, getattr(data, "planted", None), []
+    folder, planted, written = patient_folder(out, sample.sample_id), getattr(data, "planted", None), []
     (answer,) = module.answer([sample])
     horizon = answer["times"][-1]
     told = (f"Predicted survival at {horizon:g} months: {answer['survival'][-1]:.0%}; risk score {maps.risk:+.2f} "

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +22,14 @@ from typing import Any
 from clarion.config import nearest
 from clarion.errors import DataError, UsageError
 from clarion.record import RunRecord, read_json, to_json, write_atomic
+from clarion.trained import checkpoint_of
 
 log = logging.getLogger("clarion")
 FORMAT = "clarion-prognosis/1"
 LANGUAGES = ("en", "ko")
 RESEARCH = "For research only: not a medical device, and not for decisions about a patient."
+MODALITIES = ("omics", "slide")  # that a prognosis is of
+WRITTEN = re.compile(r"prognosis\.html|heatmap-[0-9]+\.tif|slide-[0-9]+\.html")  # names in prognosis.json
 QUALITY = ("auc_60m", "c_index", "brier_60m", "calibration_slope_60m")  # of the run's test patients, as recorded
 
 
@@ -97,7 +101,11 @@ def open_fused(run: Path) -> FusedRun:
     if model.get("task") != "survival" or not model.get("fusion"):
         raise UsageError(f"--run {run} is a run of model={model.name}, which fuses no slide and omics; give a run of "
                          "fusion_smollm2 or another fusion_* model.")  # fmt: skip
-    checkpoint = (record.directory / str(record.manifest().get("checkpoint"))).resolve()
+    fuses = sorted(model.fusion.get("modalities") or [])
+    if set(fuses) != set(MODALITIES):
+        raise UsageError(f"--run {run} fuses {' and '.join(fuses) or 'nothing'}; a prognosis is by a run that fuses "
+                         f"{' and '.join(MODALITIES)} (model.fusion.modalities).")  # fmt: skip
+    checkpoint = checkpoint_of(record, f"--run {run}")
     folder = checkpoint / "fusion"
     try:
         prompts, omics, slide = (json.loads((folder / name).read_text(encoding="utf-8"))
@@ -116,7 +124,7 @@ def written_together(out: Path, patient: str) -> Iterator[Path]:
     place = next(p for p in (out.resolve(), *out.resolve().parents) if p.exists())
     if not place.is_dir():
         raise UsageError(f"--out {out}: {place.name} is a file; give a folder.")
-    if (out / "prognosis.json").is_file() and read_json(out / "prognosis.json").get("patient") != patient:
+    if (earlier := _earlier(out)) is not None and earlier.get("patient") != patient:
         raise UsageError(f"--out {out} holds the prognosis of another patient: give another folder.")
     try:
         partial = Path(tempfile.mkdtemp(dir=place, prefix=".clarion-prognosis-"))
@@ -131,20 +139,33 @@ def written_together(out: Path, patient: str) -> Iterator[Path]:
                 raise UsageError(f"--out {out} holds another {path.name}: give another folder.")
         for name in sorted(mine):
             old = out / name
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink(missing_ok=True)
         for path in sorted(partial.iterdir(), key=lambda p: p.name == "prognosis.json"):
             os.replace(path, out / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _earlier(out: Path) -> dict[str, Any] | None:
+    """prognosis.json of an earlier prognosis in `out`; None where there is none, UsageError where it is another's."""
+    path = out / "prognosis.json"
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("files") or [], list):
+        raise UsageError(f"--out {out} holds a prognosis.json that is no prognosis: give another folder.")
+    return found
+
+
 def _of_earlier(out: Path) -> set[str]:
-    """Names in `out` that an earlier prognosis wrote; empty where there is none."""
-    if not (out / "prognosis.json").is_file():
+    """Names in `out` that an earlier prognosis wrote, of those that this command writes: prognosis.json may come from
+    elsewhere, and what it names is removed."""
+    if (earlier := _earlier(out)) is None:
         return set()
-    files = {Path(str(name)).name for name in read_json(out / "prognosis.json").get("files") or []}
+    files = {name for name in map(str, earlier.get("files") or []) if WRITTEN.fullmatch(name)}
     tiles = {name.removesuffix(".html") for name in files if name.startswith("slide-")}
-    return {*files, *tiles, "prognosis.json", "openseadragon-licence.txt"}
+    plain = {*files, "prognosis.json", "openseadragon-licence.txt"}
+    return {name for name in plain if not (out / name).is_dir()} | tiles
 
 
 def tissue_of(patient: Any, fused: FusedRun) -> list[bool]:

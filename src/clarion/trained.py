@@ -57,12 +57,10 @@ def open_model(what: str, task: str, model: str, device: str = "auto", option: s
     record = RunRecord(path.resolve())
     if not record.complete:
         raise UsageError(f"{option} {what}: not a complete run directory (train one with python train.py).")
-    cfg, manifest, metrics = record.config(), record.manifest(), record.metrics()
+    cfg, metrics = record.config(), record.metrics()
     if cfg.model.task != task:
         raise UsageError(f"{option} {what} is a {cfg.model.task} model; a {task} model is needed.")
-    checkpoint = (record.directory / str(manifest.get("checkpoint"))).resolve()
-    if record.directory not in checkpoint.parents or not checkpoint.exists():
-        raise UsageError(f"{option} {what} has no checkpoint below it.")
+    checkpoint = checkpoint_of(record, f"{option} {what}")
     cfg.trainer.device = device
     predictor = build(cfg.trainer, model=cfg.model, seed=cfg.seed).load(checkpoint)
     return Trained(
@@ -73,6 +71,15 @@ def open_model(what: str, task: str, model: str, device: str = "auto", option: s
         list(metrics["data_card"].get("class_names", ["erm"])),
         operating_confidence(metrics),
     )
+
+
+def checkpoint_of(record: RunRecord, named: str) -> Path:
+    """The checkpoint that a run's manifest names, links resolved. UsageError where it is not there or lies outside of
+    the run's folder: what a copied run holds is read, and nothing else. named: the run, in the user's words."""
+    checkpoint = (record.directory / str(record.manifest().get("checkpoint"))).resolve()
+    if record.directory.resolve() not in checkpoint.parents or not checkpoint.exists():
+        raise UsageError(f"{named} has no checkpoint below it.")
+    return checkpoint
 
 
 def shipped(name: str, option: str) -> Path:

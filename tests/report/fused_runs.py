@@ -11,12 +11,13 @@ from evaluated_runs import record
 
 from clarion.cancer.fusion.ablation import FORMAT, summarise
 from clarion.evaluators.factcheck import FactcheckEvaluator
-from clarion.evaluators.factcheck_facts import Facts, Gene
+from clarion.evaluators.factcheck_facts import Facts, Gene, Pattern
 from clarion.evaluators.survival import SurvivalEvaluator
 from clarion.unimodal import side_by_side
 
 PATIENTS = 40
 WRONG = 5  # of the texts states a q that the facts do not hold
+TISSUE = "On the slide the model attended to necrosis (40% of the attention)."  # as it was told; on the slide is stroma
 
 
 def tables(n: int = PATIENTS, seed: int = 0):
@@ -31,12 +32,14 @@ def tables(n: int = PATIENTS, seed: int = 0):
     for k, name in enumerate(ids):
         z = float(rng.normal())
         facts = Facts(genes=(Gene("TP53", 0.42, 0.003, z), Gene("EGFR", -0.31, 0.02, 1.4)), age=60.0 + k % 20, sex="F",
-                      stage="II", cancer="ALFA", horizon=60.0)  # fmt: skip
+                      stage="II", cancer="ALFA", horizon=60.0, patterns=(Pattern("stroma", 0.9),))  # fmt: skip
         alive = float(1 / (1 + numpy.exp(risk[k])))
         q = "q = 0.9" if k < WRONG else "q = 0.003"
         text = (f"The patient {'survives' if alive >= 0.5 else 'dies'}.\n\nTP53 is a risk gene ({q}). EGFR is a "
-                "protective gene, over-expressed in this patient. All of this is to be read with care.")  # fmt: skip
-        answered = {"text": text, "answer": "dies", "missing": []}
+                "protective gene, over-expressed in this patient. All of this is to be read with care.\n\n"
+                + TISSUE)  # fmt: skip
+        patterns = '[{"name": "necrosis", "share": 0.4}]'
+        answered = {"text": text, "answer": "dies", "missing": [], "patterns": patterns}
         predictions.append({"sample_id": name, "patient_id": name, "risk": float(risk[k]), "survival": [alive],
                             "times": [60.0], "probability": alive, **answered})  # fmt: skip
         truth.append({"sample_id": name, "patient_id": name, "time": float(time[k]), "event": bool(event[k]),

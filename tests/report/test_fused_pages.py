@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from fused_runs import PATIENTS, WRONG, add_look, build_fused
+from fused_runs import PATIENTS, TISSUE, WRONG, add_look, build_fused
 from test_pages import assert_static, text_of
 
 from clarion.evaluators.factcheck_facts import Facts
@@ -95,6 +95,13 @@ def test_struck_parts_join_to_the_text():
     assert "".join(part for part, _ in parts) == text
     assert [part for part, gone in parts if gone] == ["TP53 is protective.", "KRAS is a risk gene.",
                                                       "TP53 is protective."]  # fmt: skip
+
+
+def test_what_a_text_says_of_tissue_is_judged_by_what_the_model_was_told(run):
+    """As the evaluator does: the truth holds stroma, the prompt named necrosis, and so does the text."""
+    for one in texts_view(read_run(run))["examples"]:
+        kept = "".join(part for part, gone in one["parts"] if not gone)
+        assert TISSUE in kept and not any("necrosis" in said for said in one["wrong"])
 
 
 def test_texts_are_chosen_the_same_every_time(run):

@@ -16,6 +16,11 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def is_name(text: str) -> bool:
+    """Whether an id may be the name of one file or folder: no separator of any system, no null byte, not . or .."""
+    return text not in ("", ".", "..") and not set(text) & {"/", "\\", "\0"}
+
+
 def named_error(template: str, names: dict[str, str] | None = None, **values: Any) -> DataError:
     """DataError whose text shows `names` (the user's files or patients) on the screen, and whose attribute
     `recorded` leaves them out. template: str.format with the keys of `names` and `values`."""

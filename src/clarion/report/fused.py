@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -11,6 +12,7 @@ import numpy
 from clarion.errors import DataError
 from clarion.evaluators.factcheck_claims import SUPPORTED
 from clarion.evaluators.factcheck_facts import Facts
+from clarion.evaluators.factcheck_patterns import stated
 from clarion.evaluators.factcheck_text import TOP, Checked, check
 from clarion.evaluators.mcqa_questions import as_text
 from clarion.report.cases import joined
@@ -152,7 +154,8 @@ def texts_view(run: RunFiles) -> dict[str, Any] | None:
 
 
 def _examples(run: RunFiles) -> list[dict[str, Any]]:
-    """The text that lost most sentences, and some at random by a fixed seed."""
+    """The text that lost most sentences, and some at random by a fixed seed; checked as the evaluator checks them, what
+    is said of tissue against what the model was told of it."""
     table = joined(run)
     column = next((c for c in ("facts_true", "facts") if c in table), None)
     if table.empty or column is None or "text" not in table:
@@ -160,8 +163,10 @@ def _examples(run: RunFiles) -> list[dict[str, Any]]:
     rows, facts = table.to_dict("records")[:MOST_CHECKED], []
     try:
         facts = [Facts.read(row[column]) for row in rows]
+        told = stated(table.head(len(rows)), [])
     except DataError:
         return []
+    facts = [one if own is None else replace(one, patterns=own) for one, own in zip(facts, told, strict=True)]
     symbols = {gene.name for one in facts for gene in one.genes}
     top = int(as_dict(as_dict(run.config.get("evaluators")).get("factcheck")).get("top") or TOP)
     checked = [check(as_text(row["text"]), one, symbols, top) for row, one in zip(rows, facts, strict=True)]

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from clarion.config import compose_config, register_resolvers
-from clarion.errors import UsageError
-from clarion.looking import look_run
+from clarion.errors import DataError, UsageError
+from clarion.looking import clear, look_run, patient_folder
 from clarion.record import RunRecord
 from clarion.run import execute
 
@@ -51,6 +51,44 @@ def test_a_fused_run_is_looked_into_through_its_slide_model(slide_run, fused_run
     assert f'href="look/{page}"' in (fused_run / "report.html").read_text()
     assert json.loads((fused_run / "look" / "looking.json").read_text())["pointing"]["slides"] >= 3
     assert all(row["files"] == [] for row in alone["patients"])
+
+
+def test_a_second_look_takes_the_former_patients_files_away(slide_run, tmp_path):
+    out = tmp_path / "look"
+    first = look_run(slide_run, out, patients=3, pages=1)
+    (shown,) = [row["sample_id"] for row in first["patients"] if row["files"]]
+    (out / "mine.txt").write_text("mine")
+    look_run(slide_run, out, patients=3, pages=0)
+    assert sorted(p.name for p in out.iterdir()) == ["looking.json", "mine.txt"] and shown
+
+
+def test_nothing_but_what_a_look_writes_is_taken_away(tmp_path):
+    out = tmp_path / "above" / "look"
+    for name in ("P1/slide-1.html", "P1/slide-1/0/0_0.jpg", "P1/notes.txt", "P2/mil-1.tif", "../slide-1.html",
+                 "../P3/slide-1.html"):  # fmt: skip
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("x")
+    (out / "P3").symlink_to(tmp_path / "above" / "P3")
+    listed = ["P1/slide-1.html", "P1/notes.txt", "P2/mil-1.tif", "../slide-1.html", "../P3/slide-1.html",
+              "P3/slide-1.html", "", "..", "P1/../../slide-1.html", "/etc/slide-1.html", "P9/slide-1.html"]  # fmt: skip
+    (out / "looking.json").write_text(json.dumps({"patients": [{"files": listed}]}))
+    clear(out)
+    left = sorted(p.relative_to(out.parent).as_posix() for p in out.parent.rglob("*") if p.is_file())
+    assert left == ["P3/slide-1.html", "look/P1/notes.txt", "look/looking.json", "slide-1.html"]
+    assert not (out / "P1/slide-1").exists() and not (out / "P2").exists()
+    for other in ("{", "[]", "[3]", '{"patients": [3]}', '{"patients": 3}'):
+        (out / "looking.json").write_text(other)
+        clear(out)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../P1", "a/b", "a\\b", "a\0b", "linked"])
+def test_an_id_that_is_a_path_gets_no_folder(tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "linked").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="cannot name a folder|is a link out of --out") as caught:
+        patient_folder(tmp_path / "out", name)
+    assert "linked" not in caught.value.recorded
+    assert patient_folder(tmp_path / "out", "P-1") == tmp_path / "out" / "P-1"
 
 
 def test_a_fusion_without_slides_is_answered(fused_run):

@@ -78,6 +78,14 @@ CASES = {
         lambda r: clinical(r, slide_id=[f"../{SLIDE}"]),
         "slides that the clinical table names are not in slides/; add them, or go on without them by "
         f"data.allow=[slide_missing] (1): ../{SLIDE}"),
+    "an id that is a path": (
+        lambda r: clinical(r, patient_id=["../../elsewhere", ".."]),
+        "ids cannot name a file or folder; write ids without /, \\ or null bytes, other than . and .. (2): "
+        "patient '../../elsewhere', patient '..'"),
+    "a slide whose name is a path elsewhere": (
+        lambda r: (r / "slides" / f"{SLIDE}.tif").rename(r / "slides" / "a\\b.tif"),
+        "ids cannot name a file or folder; write ids without /, \\ or null bytes, other than . and .. (1): "
+        "slide 'a\\\\b'"),
     "one slide for two patients": (
         lambda r: clinical(r, slide_id=[SLIDE, SLIDE]),
         "the clinical table gives a slide to two patients; keep the row that is right (1): "
@@ -108,6 +116,7 @@ def test_one_sentence_that_names_it(root, name):
         folder(root).check()
     assert str(caught.value).splitlines() == ["the data has 1 kind(s) of error:", f"  - {sentence}"]
     assert "SYN-" not in caught.value.recorded and "NOPE" not in caught.value.recorded
+    assert "elsewhere" not in caught.value.recorded
 
 
 def test_half_a_slide_is_truncated(root):

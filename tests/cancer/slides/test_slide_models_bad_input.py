@@ -84,15 +84,18 @@ def test_a_run_is_refused_before_it_trains(tmp_path, words, sentence):
 
 def test_a_corrupt_tile_stops_with_the_slide_and_the_place(tmp_path):
     path = write_pyramid(tmp_path / "P1-DX1.tif", tissue_picture(512, 768), (1,), compression="jpeg")
+    patient = Sample("P1", "P1", {"slides": (path,), "mpp": None})
+    bag = bag_of(patient, TileSettings.of({"patch": 64, "mpp": 0.5}))  # tiled while it was whole
+    assert sum(map(len, bag.pixels())) == len(bag)
     with tifffile.TiffFile(path) as file:
         offset, count = file.pages[0].dataoffsets[4], file.pages[0].databytecounts[4]
     with open(path, "r+b") as file:
         file.seek(offset + count // 2)
         file.write(bytes(count - count // 2))
-    patient = Sample("P1", "P1", {"slides": (path,), "mpp": None})
+    with pytest.raises(DataError, match="another slide than the one these tiles were found on; tile it again"):
+        list(bag.pixels(range(len(bag))))
     with pytest.raises(DataError) as caught:
-        bag = bag_of(patient, TileSettings.of({"patch": 64, "mpp": 0.5}))
-        bag.pixels(range(len(bag)))
+        bag_of(patient, TileSettings.of({"patch": 64, "mpp": 0.5}))
     # the place is that of the piece of the slide which was read: the tile lies at (256, 256)
     assert str(caught.value).startswith("P1-DX1.tif is damaged: a tile of level 0 at or right below (")
     assert str(caught.value).endswith("; copy it again.")

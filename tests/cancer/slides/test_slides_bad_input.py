@@ -11,8 +11,10 @@ import pytest
 import tifffile
 from drawn_slides import smaller, tissue_picture, write_pyramid
 
+from clarion.cancer.patients.folder import slide_files
 from clarion.cancer.slides.command import find_slides
 from clarion.cancer.slides.reader import open_slide
+from clarion.cancer.slides.tiff import BlockCache, TiffLevel, check_extent
 from clarion.cancer.slides.tiles import grid, read_tiles
 from clarion.cancer.slides.tissue import find_tissue
 from clarion.errors import DataError, UsageError
@@ -27,6 +29,16 @@ def patched_tag(path, code, value):
     """Overwrite a number of the first directory of a TIFF."""
     with tifffile.TiffFile(path, mode="r+b") as file:
         file.pages[0].tags[code].overwrite(value)
+
+
+@pytest.mark.parametrize("find", [find_slides, slide_files])
+def test_a_format_that_nothing_here_reads_is_no_slide(tmp_path, find):
+    """Philips' iSyntax: neither OpenSlide nor tifffile opens it."""
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.isyntax").write_bytes(b"x")
+    with pytest.raises(UsageError, match="holds no slide") as caught:
+        find(tmp_path)
+    assert ".svs" in str(caught.value) and ".isyntax" not in str(caught.value)
 
 
 def test_no_scale_is_named_and_can_be_given(tmp_path, picture):
@@ -77,6 +89,17 @@ def test_huge_declared_dimensions_are_named(tmp_path, picture, side):
     patched_tag(path, "ImageWidth", side)
     with pytest.raises(DataError, match="declares .* its header is damaged"):
         open_slide(path)
+
+
+@pytest.mark.parametrize("sizes", [1, 0])
+def test_blocks_without_a_size_are_named(tmp_path, picture, sizes):
+    """A scanner's TIFF is not decoded by us, and still not read past what its header says."""
+    path = write_pyramid(tmp_path / "a.tif", picture, (1,))
+    with tifffile.TiffFile(path) as file:
+        level = TiffLevel(path, file.filehandle.fileno(), [file.pages[0]], BlockCache())
+        level._counts = [level._counts[0][: len(level._counts[0]) - 2] if sizes else ()]
+        with pytest.raises(DataError, match=r"a\.tif names the places of 6 blocks and the sizes of (4|0): its header"):
+            check_extent(path, [level])
 
 
 def test_one_block_of_the_whole_slide_is_named(tmp_path):

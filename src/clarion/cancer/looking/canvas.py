@@ -17,6 +17,7 @@ from clarion.cancer.slides.reader import Slide, shrunk
 TILE = 256
 LONGEST = 16_384  # pixels of the largest level of a heatmap: a slide of 100,000 is shown at a sixth
 SMALLEST = 512  # levels are halved down to here
+MOST = 16_000_000  # pixels of a level read at once
 SHOWN = 0.995  # the strongest half per cent of the cells share one colour
 
 
@@ -128,11 +129,35 @@ def pieces(slide: Slide, downsample: float, cell: float, strength: np.ndarray) -
 
 
 def region(slide: Slide, x: int, y: int, width: int, height: int, downsample: float) -> np.ndarray:
-    """uint8 [height, width, 3] of the slide at 1 / downsample; x, y in pixels of that scale; white outside."""
+    """uint8 [height, width, 3] of the slide at 1 / downsample; x, y in pixels of that scale; white outside.
+
+    Read in pieces where it is large: a slide without small levels is shrunk from its whole level 0 for a thumbnail."""
     level = slide.level_for(downsample)
     ratio = downsample / slide.levels[level][2]
     size = max(1, round(width * ratio)), max(1, round(height * ratio))
-    found = slide.read(round(x * downsample), round(y * downsample), level, *size)
+    return _shrunk(slide, level, (round(x * downsample), round(y * downsample)), size, (width, height))
+
+
+def _shrunk(
+    slide: Slide, level: int, corner: tuple[int, int], size: tuple[int, int], wanted: tuple[int, int]
+) -> np.ndarray:
+    """uint8 of `wanted` (width, height): `size` pixels of a level from `corner` (of level 0). More than MOST of them
+    are read in halves of the longer side, cut where an edge of the picture's pixels lies nearest to one of the level's.
+    """
+    width, height = wanted
+    if size[0] * size[1] > MOST and width * height > 1:
+        axis, own = int(height > width), slide.levels[level][2]
+        ratio, middle = size[axis] / wanted[axis], wanted[axis] // 2
+        near = range(max(1, middle - wanted[axis] // 8), middle + wanted[axis] // 8 + 1)
+        cut = min(near, key=lambda k: abs(k * ratio - round(k * ratio)))
+        halves = []
+        for first, last in ((0, cut), (cut, wanted[axis])):
+            a, b = round(first * ratio), round(last * ratio)
+            place, part, piece = list(corner), list(size), list(wanted)
+            place[axis], part[axis], piece[axis] = round(corner[axis] + a * own), b - a, last - first
+            halves.append(_shrunk(slide, level, tuple(place), tuple(part), tuple(piece)))
+        return np.concatenate(halves, axis=1 - axis)
+    found = slide.read(*corner, level, *size)
     if found.shape[0] < height or found.shape[1] < width:  # a level within 3 % of the scale
         return cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
     return shrunk(found, width, height)

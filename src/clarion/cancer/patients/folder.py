@@ -29,13 +29,11 @@ from clarion.cancer.readers.barcodes import parse
 from clarion.cancer.readers.clinical import PATIENT, SAMPLE, clinical_rows, find, ids_of, one_row_a_patient, plain
 from clarion.cancer.readers.log import ReadLog
 from clarion.cancer.readers.tables import is_table, read_header, read_table
+from clarion.cancer.slides.files import SUFFIXES
 from clarion.data.layout import split_name
-from clarion.data.paths import inside, nfc
+from clarion.data.paths import inside, is_name, nfc
 from clarion.errors import UsageError
 
-SUFFIXES = frozenset(
-    (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".svslide", ".bif", ".vms", ".vmu", ".czi", ".dcm")
-)
 _SLIDE = ("slide_id", "slide", "slide_ids", "slide_file", "file_name")
 _STAGE = ("stage", "tumor_stage", "pathologic_stage", "ajcc_pathologic_tumor_stage", "ajcc_pathologic_stage",
           "ajcc_pathologic_stage_diagnoses")  # fmt: skip
@@ -75,6 +73,7 @@ def read_slide_folder(
     if column := find(table, _STAGE):
         rows["stage"] = table[column].map(stage_of)
     rows = _with_survival(one_row_a_patient([rows], log), endpoint, log)
+    _names_only(rows.index, files, log)
     log.report.raise_if_bad()
     slides, absent, strays = _slides_of(table, list(rows.index), files, log)
     omics, scales = _omics(root, rows, clinical_file, log, name=name, kind=kind, endpoint=endpoint, time_unit=time_unit,
@@ -230,6 +229,14 @@ def _omics(
     if lacking:
         log.note(f"{lacking} of {len(rows)} patients have no omics.")
     return {m: t.reindex(rows.index) for m, t in read.omics.items()}, dict(read.scale)
+
+
+def _names_only(patients: Iterable[str], slides: Iterable[str], log: ReadLog) -> None:
+    """Ids become names of folders (`clarion look`) and of files: one that is a path would lead out of theirs."""
+    strange = [("patient", p) for p in patients if not is_name(p)] + [("slide", s) for s in slides if not is_name(s)]
+    log.report.error("id_no_name", "ids cannot name a file or folder; write ids without /, \\ or null bytes, other "
+                     "than . and ..", [(f"{what} {k + 1} of them", f"{what} {one!r}")
+                                       for k, (what, one) in enumerate(strange)])  # fmt: skip
 
 
 def _columns_once(source: Path, log: ReadLog) -> None:

@@ -87,10 +87,8 @@ class Sheet:
         body = "\n".join(_article(code, item, k, len(self.rows)) for k, (code, item) in enumerate(self.rows, 1))
         page = (Path(__file__).parent / "sheet.html").read_text(encoding="utf-8")
         settings = {"sheet": self.id, "criteria": list(CRITERIA), "columns": list(COLUMNS[:-2])}
-        for mark, value in (("@SHEET@", self.id), ("@ITEMS@", body), ("@COUNT@", str(len(self.rows))),
-                            ("@SETTINGS@", json.dumps(settings))):  # fmt: skip
-            page = page.replace(mark, value, 1)
-        return page
+        filled = {"SHEET": self.id, "ITEMS": body, "COUNT": str(len(self.rows)), "SETTINGS": json.dumps(settings)}
+        return re.sub(f"@({'|'.join(filled)})@", lambda mark: filled[mark[1]], page)  # once: a text may hold a mark
 
 
 def read_key(path: Path) -> dict[str, Any]:

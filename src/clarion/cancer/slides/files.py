@@ -10,7 +10,7 @@ from clarion.data.paths import named_error
 from clarion.errors import DataError, UsageError
 
 SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .czi .dcm .isyntax".split()
+    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .czi .dcm".split()
 )  # what OpenSlide 4 and tifffile read
 _OTHERS = (
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),

@@ -118,7 +118,13 @@ class TiffLevel:
             )
 
     def blocks_end(self) -> int:
-        """The last byte that this level's blocks need of the file."""
+        """The last byte that this level's blocks need of the file; DataError where places and sizes do not pair."""
+        for offsets, counts in zip(self._offsets, self._counts):
+            if len(offsets) != len(counts) or not len(offsets):
+                raise slide_error(
+                    self.path,
+                    f"names the places of {len(offsets)} blocks and the sizes of {len(counts)}: its header is damaged.",
+                )
         ends = [np.add(o, c, dtype=np.int64).max() for o, c in zip(self._offsets, self._counts)]
         return int(max(ends))
 
