@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from clarion.oct.stages import BscanStages
 from clarion.trainers.base import Run, Trainer
 from clarion.trainers.lightning import LightningTrainer
 from clarion.trainers.lightning_classification import ClassificationModule, build_network, class_weights
+from clarion.trainers.lightning_ddp import SharedData
 from clarion.trainers.lightning_states import KeepStates, read_newest
 
 EYES = {"train": 100, "val": 20, "test": 40}  # the default demo, so that all tests share one phantom
@@ -116,6 +118,45 @@ def test_the_same_seed_gives_the_same_predictions_and_another_seed_others(data, 
     assert np.array_equal(probabilities(trainer, again, data), expected)
     other, _ = fit(trainer_of("swin_nano", epochs=1, seed=1), data, tmp_path / "other")
     assert not np.allclose(probabilities(trainer, other, data), expected)
+
+
+def test_data_whose_inputs_a_network_makes_are_told_the_device(tmp_path):
+    class Asked(Exception):
+        """The data module was asked for."""
+
+    class Data:
+        def datamodule(self, batch_size, seed, device="nowhere", **options):
+            raise Asked(device)
+
+    class Others:
+        def datamodule(self, batch_size, seed, **options):
+            raise Asked(options.get("device"))
+
+    for data, device in ((Data(), "cpu"), (Others(), None)):
+        with pytest.raises(Asked) as asked:
+            fit(trainer_of("swin_nano", epochs=1), data, tmp_path)
+        assert asked.value.args == (device,)
+
+
+@pytest.mark.parametrize("setting, words", [
+    ("++model.look.page=3", "model.look.page is unknown; it has .*`pages`"),
+    ("++model.look.operator=rolout", "model.look.operator=rolout is unknown; .*`rollout`"),
+    ("++model.explain.page=3", "model.explain=.*: give true or false"),
+])  # fmt: skip
+def test_what_is_asked_for_after_training_is_checked_before(setting, words):
+    with pytest.raises(UsageError, match=words):
+        trainer_of("swin_nano", setting).check()
+    trainer_of("swin_nano", "++model.look={pages: 0, patients: null}").check()
+
+
+def test_processes_that_share_data_ask_it_for_the_rest():
+    class Data(L.LightningDataModule):
+        facts, warmed, whitening = {"classes": 3}, object(), None
+
+    shared = SharedData(Data(), None)
+    assert shared.warmed is Data.warmed and shared.whitening is None and shared.facts == Data.facts
+    with pytest.raises(AttributeError):
+        _ = shared.nothing
 
 
 BRIEF = {"args": {"limit_train_batches": 3, "limit_val_batches": 1, "gradient_clip_val": 1.0}, "batch_size": 8}

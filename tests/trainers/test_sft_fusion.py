@@ -273,13 +273,19 @@ def test_a_checkpoint_outside_a_run_is_refused(starts, data, tmp_path):
         ({"fusion": {"patterns": {"head": "clarion.X", "kind": 3, "min_share": 0.05}}}, "patterns.kind is unknown"),
         ({"fusion": {"patterns": {"head": "clarion.X", "kinds": 0, "min_share": 0.05}}}, "kinds must be at least 1"),
         ({"fusion": {"patterns": 3}}, "or null for prompts without tissue"),
+        ({"look": {"page": 3}}, "model.look.page is unknown; .*`pages`"),
+        ({"look": {"operator": "rolout"}}, "model.look.operator=rolout is unknown; .*`rollout`"),
+        ({"look": {"pages": -1}}, "model.look.pages=-1: give a whole number of at least 0"),
+        ({"look": {"patients": 0}}, "model.look.patients=0: .* or null for all"),
+        ({"look": True}, "model.look=True: give its settings"),
+        ({"explain": {"patients": 3}}, "model.explain=.*: give true or false"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_loaded(changes, words):
     model = OmegaConf.to_container(composed("model=fusion_smollm2").model, resolve=True)
     model |= {"slide": "a", "omics": "b"}
     for key, value in changes.items():
-        model[key] = model[key] | value if isinstance(value, dict) else value
+        model[key] = model[key] | value if key == "fusion" else value
     with pytest.raises(UsageError, match=words):
         sft_fusion.check(model, {})
 
@@ -313,10 +319,42 @@ def test_rows_train_the_statement_of_known_outcomes_alone(predictor, data):
         assert told.sum() == pytest.approx(1.0) and row["input_ids"].count(maker.placeholder) == tokens
     brief = maker.rows(inputs, outcomes, brief=True)
     assert len(brief) == int((outcomes["weight"] > 0).sum()) and max(len(r["labels"]) for r in brief) < 150
-    assert f"outside that of {len(rows) - len(brief)}" in check_rows(rows, maker, "train")
+    known = len(brief)
+    assert f"outside that of {len(rows) - known}" in check_rows(rows, maker, "train", known)
+    at = next(k for k, one in enumerate(inputs) if outcomes.at[one.sample_id, "weight"] > 0)
+    start = next(k for k, label in enumerate(rows[at]["labels"]) if label >= 0)
+    shifted = rows[at] | {"labels": [-100 if k == start else label for k, label in enumerate(rows[at]["labels"])]}
+    with pytest.raises(DataError, match=f"statement of {known - 1} patients .* the outcome of {known} is known"):
+        check_rows([shifted, *rows[:at], *rows[at + 1 :]], maker, "train", known)
     maker.max_length = 40
     with pytest.raises(DataError, match="raise it, or show fewer genes"):
         maker.rows(inputs, outcomes, brief=False)
+
+
+def test_a_resume_between_the_stages_draws_the_same_adapter(folder, starts, tmp_path, monkeypatch):
+    from clarion.run import started_model
+    from clarion.trainers.base import Run
+
+    cfg = fused(folder, starts)
+    trainer, data = build(cfg.trainer, model=started_model(cfg)[0], seed=0), build_data(cfg)
+
+    class Reached(Exception):
+        """Stage two would begin."""
+
+    def stage(trainer, run, network, tokenizer, name, *rest):
+        if name == "two":
+            raise Reached({n: p.detach().clone() for n, p in network.llm.named_parameters() if "lora_A" in n})
+        if not run.resume:
+            torch.rand(1000)  # what a training of stage one draws
+        return {}
+
+    monkeypatch.setattr(sft_fusion, "_stage", stage)
+    drawn = []
+    for resume in (False, True):
+        with pytest.raises(Reached) as reached:
+            sft_fusion.fit(trainer, Run(cfg, tmp_path, data, None, resume))
+        drawn.append(reached.value.args[0])
+    assert drawn[0] and all(torch.equal(tensor, drawn[1][name]) for name, tensor in drawn[0].items())
 
 
 def test_ipcw_weights_are_those_of_the_five_year_head(data):

@@ -11,8 +11,9 @@ What a module class must offer to be named by `model.module` (ClassificationModu
     self.log("train/...") / ("val/...")   on_epoch; `model.monitor` and `model.monitor_mode` pick the best epoch
 
 and the data: `run.data.datamodule(batch_size=, seed=, **model.datamodule)` -> LightningDataModule with `.facts`; where
-it takes `start`, it is given model.weights, the checkpoint that training starts from. What it learned on the training
-patients beside the facts it writes by `write_tables(folder)`, where it has that.
+it takes `start`, it is given model.weights, the checkpoint that training starts from; where it takes `device`, the
+device that this process trains on. What it learned on the training patients beside the facts it writes by
+`write_tables(folder)`, where it has that.
 A new task is a new module class named in a model's config; nothing here changes.
 """
 
@@ -44,6 +45,7 @@ from clarion.networks import ModulePredictor
 from clarion.record import write_atomic
 from clarion.trained import start_weights
 from clarion.trainers import lightning_ddp, lightning_states
+from clarion.trainers.after import check_after
 from clarion.trainers.base import Predictor, Run
 from clarion.trainers.plain import plain
 from clarion.trainers.states import forget_all
@@ -94,11 +96,17 @@ class LightningTrainer:
             raise UsageError(f"trainer.precision={self.precision} is unknown: use auto, {', '.join(words)}.")
         return {"max_epochs": self.epochs, "precision": words[asked], **where}
 
+    def _own_device(self) -> torch.device:
+        """Where this process trains: of several, each on the device of its local rank."""
+        device, team = resolve_device(self.device), distributed.team()
+        return torch.device("cuda", team.local_rank) if team and device.type == "cuda" else device
+
     def check(self) -> None:
         """Device, precision, module class and shipped start weights that would be refused once training starts."""
         distributed.share(self.batch_size)
         distributed.needs_cuda(self.args.get("strategy"), self.device)
         self.library_settings()
+        check_after(self.model)
         self._start_weights()
 
     def parameters(self, classes: int | None = None) -> int:
@@ -123,8 +131,11 @@ class LightningTrainer:
         L.seed_everything(self.seed, workers=True, verbose=False)
         options = dict(self.model.get("datamodule", {}))
         start = self._start_weights()
-        if start and "start" in inspect.signature(run.data.datamodule).parameters:
+        taken = inspect.signature(run.data.datamodule).parameters
+        if start and "start" in taken:
             options["start"] = str(start)  # data whose inputs are learned: those the weights know
+        if "device" in taken:
+            options["device"] = str(self._own_device())  # data whose inputs a network makes first
         data = run.data.datamodule(batch_size=distributed.share(self.batch_size), seed=self.seed, **options)
         data.setup("fit")
         if hasattr(data, "write_tables") and not distributed.rank():

@@ -21,6 +21,7 @@ from clarion import distributed
 from clarion.config import nearest, numbered, target_problems
 from clarion.errors import DataError, UsageError
 from clarion.trainers import sft_fusion_tissue
+from clarion.trainers.after import check_after
 from clarion.trainers.base import Run
 from clarion.trainers.sft_fusion_encoders import Encoders, check_start, starts
 from clarion.trainers.sft_fusion_tissue import Tissue
@@ -54,6 +55,7 @@ def check(model: Mapping[str, Any], args: Mapping[str, Any]) -> None:
     if distributed.world_size() > 1:
         raise UsageError("model.fusion trains in one process; start it without torchrun.")
     sft_fusion_tissue.check(fusion["patterns"])
+    check_after(model)
     starts(model)
 
 
@@ -96,15 +98,17 @@ def fit(trainer: Any, run: Run) -> Path:
     for name in widths:
         network.projector.fit(name, torch.stack([i.embeddings[name] for i in inputs["train"] if name in i.embeddings]))
 
+    known = {s: int((t["weight"] > 0).sum()) for s, t in outcomes.items()}
     stages, done = [], run.checkpoints / "stage_one.safetensors"
     for stage, brief in (("one", True), ("two", False)):
         rows = {split: maker.rows(inputs[split], outcomes[split], brief) for split in inputs}
-        print(f"stage {stage}: " + "; ".join(check_rows(r, maker, s) for s, r in rows.items() if r), file=sys.stderr)
+        said = [check_rows(r, maker, s, known[s]) for s, r in rows.items() if r]
+        print(f"stage {stage}: {'; '.join(said)}", file=sys.stderr)
         if stage == "two":
+            torch.manual_seed(trainer.seed + 1)  # the same adapter where stage one was trained before a break
             _adapt(network, model)
         facts = _stage(trainer, run, network, tokenizer, stage, rows, inputs, widths, done, device, precision)
         stages.append({"stage": stage, "patients": {s: len(r) for s, r in rows.items()}, **facts})
-    known = {s: int((t["weight"] > 0).sum()) for s, t in outcomes.items()}
     record = {
         "rows": "patients", "fusion": {**fusion, "format": FORMAT, "widths": widths, "sources": sources},
         "stages": stages, "stop_ids": sorted({chat.stop_id, *sft_models.generation_eos(llm)}),

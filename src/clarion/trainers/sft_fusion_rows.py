@@ -140,8 +140,9 @@ class FusionCollator:
         return batch | {"embeddings": embeddings, "present": present}
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]], maker: RowMaker, split: str) -> str:
-    """One sentence on what is trained; DataError where a row has no statement mask as it should."""
+def check_rows(rows: Sequence[Mapping[str, Any]], maker: RowMaker, split: str, weighted: int) -> str:
+    """One sentence on what is trained. weighted: patients whose outcome has a weight above 0. DataError where another
+    number of statements is in the loss, or where a row does not train the stop token."""
     known = 0
     for row in rows:
         trained = [k for k, label in enumerate(row["labels"]) if label != IGNORED]
@@ -150,6 +151,11 @@ def check_rows(rows: Sequence[Mapping[str, Any]], maker: RowMaker, split: str) -
             raise DataError(f"A row of split {split} does not train the stop token; nothing was trained.")
         if trained[0] > 0 and tuple(row["input_ids"][trained[0] - header : trained[0]]) == maker.chat.header:
             known += 1
+    expected = weighted if maker.outcome_weight > 0 else 0
+    if known != expected:
+        raise DataError(f"The statement of {known} patients of split {split} is in the loss where the outcome of "
+                        f"{expected} is known: the tokenizer joins words across the answer's first token; set "
+                        "model.template. Nothing was trained.")  # fmt: skip
     total, on = sum(len(r["labels"]) for r in rows), sum(label != IGNORED for r in rows for label in r["labels"])
     return (f"{split}: {len(rows)} patients, {on} of {total} tokens supervised ({100 * on / max(total, 1):.1f} %), "
             f"{maker.tokens} soft tokens each; the statement is in the loss of {known}, outside that of "

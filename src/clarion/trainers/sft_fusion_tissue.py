@@ -78,7 +78,8 @@ class Tissue:
         if options is None or not folder.is_dir():
             return None
         module = encoders.modules[MODALITY]
-        return cls(get_class(options["head"]).load(folder, module.reader.digest()), module, options)
+        head = get_class(options["head"])
+        return cls(head.load(folder, head.digest(module)), module, options)
 
     def __call__(self, samples: Sequence[Sample]) -> list[dict[str, float]]:
         """kind -> share of the attention, of each sample; {} for one without tiles."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,6 +91,14 @@ def test_an_embedding_and_the_words_of_its_modality_are_changed_apart(samples):
     assert none is None and nobody is None  # patient 0 has no tissue to take or to give
     assert swapped.facts.patterns == inputs[2].facts.patterns and swapped.facts.genes == inputs[1].facts.genes
     assert swapped.embeddings is inputs[1].embeddings
+
+
+def test_genes_are_shuffled_only_between_patients_who_have_some(samples):
+    inputs = Known().inputs(samples[:4])
+    inputs[1] = replace(inputs[1], facts=replace(inputs[1].facts, genes=()))
+    found = ablated(inputs, "genes_shuffled", [1, 2, 3, 0], Known().average)
+    assert found[0] is None and found[1] is None  # there is nothing to take, and nothing to take away
+    assert [one.facts.genes for one in found[2:]] == [inputs[3].facts.genes, inputs[0].facts.genes]
 
 
 def test_withheld_omics_take_their_genes_along(samples):

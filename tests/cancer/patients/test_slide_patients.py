@@ -254,9 +254,27 @@ def test_missing_unreadable_and_doubled_slides_are_listed(root):
     assert "names of two patients" in text and third.stem in text
     assert "SYN-ALFA" not in caught.value.recorded
     lenient = folder(root, allow=["slide_missing", "slide_unreadable", "slide_twice"])
-    assert lenient.check().counts["without_slide"] in (0, 1, 2)
+    assert not (root / "slides" / first.name.replace("DX1", "DX2")).exists()  # each was its patient's only slide
+    assert not (root / "slides" / second.name.replace("DX1", "DX2")).exists()
+    assert lenient.check().counts["without_slide"] == 2  # one is absent, one was left out as unreadable
     used = [p for split in lenient.splits for s in lenient.samples(split) for p in s.inputs["slides"]]
     assert first not in used and second not in used and third in used
+
+
+def test_a_patient_left_with_nothing_to_read_is_named(root):
+    table = pd.read_csv(root / "clinical.csv").drop_duplicates("patient_id")
+    slide = next(p for p in sorted((root / "slides").glob("*-DX1.tif"))
+                 if not p.with_name(p.name.replace("DX1", "DX2")).exists())  # fmt: skip
+    patient = slide.name.removesuffix("-DX1.tif")
+    omics = pd.read_csv(root / "omics.csv")
+    assert patient in set(table["patient_id"]) & set(omics["patient_id"])
+    omics[omics["patient_id"] != patient].to_csv(root / "omics.csv", index=False)
+    slide.write_bytes(slide.read_bytes()[:5000])
+    with pytest.raises(DataError, match=f"neither a readable slide nor omics.*{patient}"):
+        folder(root, allow=["slide_unreadable"]).check()
+    with pytest.raises(DataError) as caught:
+        folder(root, kind="private", allow=["slide_unreadable"]).check()
+    assert patient not in caught.value.recorded
 
 
 def test_a_patient_in_two_splits_is_refused(root):

@@ -6,22 +6,30 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 import torch
+from omegaconf import OmegaConf
 
+from clarion.building import build, build_data
 from clarion.cancer.slides.reader import open_slide
+from clarion.cancer.swin import loader
 from clarion.cancer.swin.encoder import PatchEncoder
+from clarion.cancer.swin.network import SlideModule
+from clarion.cancer.swin.warm_up import warm_up
 from clarion.config import compose_config, register_resolvers
+from clarion.distributed import NoTracker
 from clarion.embedding import embed_run, read_embedding
 from clarion.errors import UsageError
 from clarion.exporting import export_run
 from clarion.looking import look_run, markdown
 from clarion.run import execute
 from clarion.trained import open_model
+from clarion.trainers.base import Run
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "report"))
 from chromium_page import Browser, chromium  # noqa: E402
@@ -70,7 +78,6 @@ def test_training_changes_the_encoder_and_answers_are_repeatable(run):
     own = model.module.network.encoder
     start = PatchEncoder(**model.module.model["encoder"], patch=32)
     assert own.digest() != start.digest()
-    from clarion.building import build_data
 
     samples = list(build_data(compose_config(SMALL)).samples("test"))
     first, again = list(model(samples)), list(model(samples[::-1]))[::-1]
@@ -113,7 +120,6 @@ def test_looking_adds_up(run, looked):
 
 
 def test_maps_keep_mass_and_gradcam_its_sum(run):
-    from clarion.building import build_data
     from clarion.cancer.looking.canvas import lay_out
     from clarion.cancer.looking.maps import patient_maps, tile_shares
 
@@ -188,6 +194,55 @@ def test_frozen_features_transmil_and_five_years_after_a_warm_up(run, tmp_path):
     assert warm["tiles"] <= facts["trained_on"]["tiles"]  # of training patients alone
     assert warm["loss"]["last"] < warm["loss"]["first"] and warm["loss"]["last"] < warm["chance"]
     assert float(network.tile[0].mean.abs().sum()) > 0  # whitened by the training tiles, and kept
+
+
+def frozen() -> tuple[dict, Any, dict]:
+    """(config, data, model) of a head on the features of a warmed encoder."""
+    words = [*SMALL[:-1], "model.train_encoder=false", "model.baselines=[]", "++model.datamodule.warm_up.epochs=1",
+             "++model.datamodule.warm_up.batch_size=64", "++model.datamodule.warm_up.most=200"]  # fmt: skip
+    register_resolvers()
+    cfg = compose_config(words)
+    return cfg, build_data(cfg), OmegaConf.to_container(cfg.model, resolve=True)
+
+
+def test_the_encoder_is_warmed_up_and_read_where_the_trainer_computes(monkeypatch):
+    _, data, model = frozen()
+    moved, plain = [], torch.nn.Module.to
+    monkeypatch.setattr(PatchEncoder, "to", lambda self, where: moved.append(str(where)) or plain(self, where))
+    monkeypatch.setattr(loader, "warmed", lambda *a: moved.append(f"warm-up {a[-1]}") or warm_up(*a))
+    made = data.datamodule(8, 0, device="cpu:0", **model["datamodule"])
+    # what is in the cache is not trained again
+    assert moved[0] == "warm-up cpu:0" and moved[-1] == "cpu:0" and {*moved[1:]} == {"cpu:0"}
+    assert str(next(made.warmed.parameters()).device) == "cpu"
+
+
+def test_a_wrong_warm_up_is_answered_before_any_slide_is_tiled():
+    with pytest.raises(UsageError, match="warm_up.epochs=1.5: give a whole number"):
+        loader.SlideBags(None, 8, 0, encoder={}, tiles={}, train_encoder=False, warm_up={"epochs": 1.5})
+
+
+def test_a_resumed_run_after_a_warm_up_equals_the_unbroken_one(tmp_path):
+    class PowerCut(Exception):
+        """The machine goes down."""
+
+    cfg, data, model = frozen()
+    original = SlideModule.training_step
+
+    def dies(self, batch, k):
+        if self.current_epoch == 1:
+            raise PowerCut
+        return original(self, batch, k)
+
+    def fit(directory: Path, resume: bool) -> bytes:
+        best = build(cfg.trainer, model=model, seed=0).fit(Run(cfg, directory, data, NoTracker(), resume))
+        return (best / "model.safetensors").read_bytes()
+
+    unbroken = fit(tmp_path / "unbroken", False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlideModule, "training_step", dies)
+        with pytest.raises(PowerCut):
+            fit(tmp_path / "broken", False)
+    assert fit(tmp_path / "broken", True) == unbroken
 
 
 def facts_encoder(run: Path) -> dict:

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from clarion.cancer.patients.regions import Regions
 from clarion.cancer.patients.tissue_labels import PointLabels, kinds_of_tiles, read_points, shares_of_tiles
 from clarion.cancer.patients.tissue_map import FAT, HIGH_GRADE, KINDS, STROMA
 from clarion.cancer.swin.tissue_types import LabelledTiles, SeenTiles, TissueHead
+from clarion.cancer.swin.whitening import Whitening
 from clarion.errors import DataError, UsageError
 
 
@@ -185,6 +187,22 @@ def test_it_goes_to_files_and_back_and_refuses_others(tmp_path):
         TissueHead.load(tmp_path)
     with pytest.raises(UsageError, match="holds no head"):
         TissueHead.load(tmp_path / "absent")
+
+
+def test_a_head_belongs_to_the_whitening_that_its_features_had(tmp_path):
+    def module(seed: int) -> SimpleNamespace:
+        torch.manual_seed(seed)
+        tile = torch.nn.Sequential(Whitening(4).fit(torch.randn(50, 4)))
+        return SimpleNamespace(network=SimpleNamespace(tile=tile), reader=SimpleNamespace(digest=lambda: "enc"))
+
+    own, other = TissueHead.digest(module(0)), TissueHead.digest(module(1))
+    assert own == TissueHead.digest(module(0)) != other
+    TissueHead.fit(planted_tiles(), own).save(tmp_path)
+    assert TissueHead.load(tmp_path, own).encoder == own
+    with pytest.raises(UsageError, match="fitted on another slide model's features"):
+        TissueHead.load(tmp_path, other)
+    TissueHead.fit(planted_tiles(), "enc").save(tmp_path)  # of before the whitening was a part of it
+    assert TissueHead.load(tmp_path, own).encoder == "enc"
 
 
 def test_labels_outside_the_slides_train_nothing():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from clarion.cancer.swin.bags import TileSettings
 from clarion.cancer.swin.encoder import PatchEncoder
-from clarion.cancer.swin.warm_up import WarmUpSettings, contrast, view, warm_up
-from clarion.cancer.swin.whitening import Whitening
+from clarion.cancer.swin.warm_up import WarmUpSettings, _tiles, contrast, key_of, view, warm_up
+from clarion.cancer.swin.whitening import Whitening, spaced
 from clarion.errors import UsageError
 
 NANO = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "weight_init": "jax"}
@@ -91,8 +92,49 @@ def test_whitened_features_are_unrelated_and_of_one_size():
 
 @pytest.mark.parametrize("given, expected", [
     ({"epochs": 0}, "warm_up.epochs=0 must lie between 1"), ({"temprature": 1}, "warm_up.temprature is unknown"),
-    ({"zoom": 2}, "warm_up.zoom=2"),
+    ({"zoom": 2}, "warm_up.zoom=2"), ({"epochs": 1.5}, "warm_up.epochs=1.5: give a whole number"),
+    ({"epochs": None}, "warm_up.epochs=null: give a whole number"), ({"lr": "fast"}, "warm_up.lr=fast: give a number"),
+    ({"lr": [1]}, r"warm_up.lr=\[1\]: give a number"), ({"stain": True}, "warm_up.stain=True: give a number"),
+    ({"lr": 0}, "warm_up.lr=0 must be above 0"), ({"weight_decay": -1}, "warm_up.weight_decay=-1 must be 0 or more"),
+    ({"epoch": 3}, "Did you mean `epochs`"), (True, "warm_up=True: give its settings, {epochs, "),
 ])  # fmt: skip
 def test_wrong_settings_are_answered(given, expected):
     with pytest.raises(UsageError, match=expected):
         WarmUpSettings.of(given)
+
+
+@pytest.mark.parametrize("given, expected", [
+    ({"patch": 2.5}, "model.tiles.patch=2.5: give a whole number"), ({"mpp": None}, "model.tiles.mpp=null"),
+    ({"most": "many"}, "model.tiles.most=many: give a whole number or null"), ({"inks": 3}, "give true or false"),
+    ({"stain": 1}, "model.tiles.stain=1: give a word or null"),
+])  # fmt: skip
+def test_wrong_tiles_are_answered(given, expected):
+    with pytest.raises(UsageError, match=expected):
+        TileSettings.of(given)
+
+
+def test_settings_are_of_their_type_whatever_the_config_wrote():
+    found = WarmUpSettings.of({"epochs": 3.0, "batch_size": "64", "lr": "1e-3", "stain": 0})
+    assert found == WarmUpSettings(epochs=3, batch_size=64, lr=1e-3, stain=0.0)
+    assert [type(v) for v in (found.epochs, found.batch_size, found.stain)] == [int, int, float]
+    assert TileSettings.of({"most": None, "mpp": 1, "stain": None}) == TileSettings(mpp=1.0)
+
+
+def test_one_device_and_the_next_keep_their_own_result():
+    given = (encoder(), [Tiles(0)], WarmUpSettings(epochs=1), 0)
+    keys = [key_of(*given, torch.device(name)) for name in ("cpu", "cpu:0", "cuda", "cuda:1")]
+    assert keys[0] == keys[1] != keys[2] == keys[3]
+
+
+def test_features_are_whitened_by_tiles_evenly_spaced_over_the_patients():
+    bags = [np.arange(a, b, dtype=np.float32)[:, None] for a, b in ((0, 4), (4, 4), (4, 5), (5, 11))]
+    assert spaced(bags).squeeze().tolist() == list(range(11)) == spaced(bags, 11).squeeze().tolist()
+    assert spaced(bags, 6).squeeze().tolist() == [0, 2, 4, 6, 8, 10]
+    assert spaced(bags, 2).squeeze().tolist() == [0, 10]
+
+
+def test_tiles_are_read_in_the_order_of_the_patients():
+    bags = [Tiles(0, 24), Tiles(1, 8), Tiles(2, 1)]
+    found = _tiles(bags, 12, 32).numpy()
+    assert np.array_equal(found[:9], bags[0].tiles[np.linspace(0, 23, 9).round().astype(int)])
+    assert len(found) == 9 + 3 + 1 and np.array_equal(found[-1], bags[2].tiles[0])

@@ -7,8 +7,8 @@ genes, patterns, clinical
                  the words of the prompt: shuffled (another patient's), withheld
 
 Zeroing or shuffling an embedding leaves the words as they are, and the other way round: what the model reads by soft
-tokens is told apart from what it reads as words. Patterns are the tissue attended to; they are shuffled only between
-patients of whom the prompt names some.
+tokens is told apart from what it reads as words. Patterns are the tissue attended to; genes and patterns are shuffled
+only between patients of whom the prompt names some.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def _one(one: Any, other: Any, part: str, how: str, average: Any) -> Any | None:
             return replace(one, facts=facts, embeddings={n: e for n, e in own.items() if n != part})
         vector = other.embeddings[part] if how == "shuffled" else average(part)
         return replace(one, embeddings={**own, part: vector})
-    if part == "patterns" and how == "shuffled" and not (one.facts.patterns and other.facts.patterns):
-        return None
+    given = [bool(getattr(facts, name)) for facts in (one.facts, other.facts) for name in WORDS[part]]
+    if part in OF_MODALITY.values() and how == "shuffled" and not all(given):
+        return None  # taken from or given to somebody who has none, they would be withheld
     changed = WORDS[part] if how == "withheld" else {name: getattr(other.facts, name) for name in WORDS[part]}
     facts = replace(one.facts, **changed)
     return None if facts == one.facts else replace(one, facts=facts)

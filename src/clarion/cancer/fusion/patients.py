@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from clarion.cancer.cohort import MODALITIES
 from clarion.cancer.fusion.ablation import ablate
 from clarion.cancer.fusion.prompts import Prompter
 from clarion.cancer.patients.datasets import SlidePatients
+from clarion.cancer.rationale.rationale import LANGUAGES
+from clarion.cancer.swin.settings import typed
 from clarion.cancer.transformer.heads import MOST_WEIGHT
+from clarion.config import nearest, numbered
 from clarion.data.integrity import IntegrityReport
 from clarion.errors import DataError, UsageError
 from clarion.evaluators.survival_curves import censoring
@@ -37,7 +41,10 @@ class FusionPatients(SlidePatients):
         self.prompt, self.ablation = PROMPT | dict(prompt or {}), ABLATION | dict(ablation or {})
         for name, given, known in (("prompt", self.prompt, PROMPT), ("ablation", self.ablation, ABLATION)):
             if strange := sorted(set(given) - set(known)):
-                raise UsageError(f"data.{name}.{strange[0]} is unknown; it has {', '.join(known)}.")
+                hint = nearest(str(strange[0]), known)
+                raise UsageError(f"data.{name}.{strange[0]} is unknown; it has {', '.join(known)}.{hint}")
+        measured = ["rna"] if self.recipe is not None else self.modalities or MODALITIES
+        self.prompt, self.ablation = _checked_prompt(self.prompt, measured), _checked_ablation(self.ablation)
 
     @cached_property
     def prompter(self) -> Prompter:
@@ -101,3 +108,46 @@ class FusionPatients(SlidePatients):
         if not hasattr(predictor, "fused"):
             return super().explain(predictor, split, *args, **options)
         return ablate(predictor, list(self.samples(split)), seed=self.plan.seed, **self.ablation)
+
+
+def _checked_prompt(given: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    """data.prompt with its values of the right type. UsageError with all that is wrong: hours lie between it and the
+    first prompt that is written."""
+    kinds = {"modality": "str", "shown": "int", "told": "int", "months": "float", "language": "str",
+             "min_events": "int"}  # fmt: skip
+    found, problems = _typed(given, kinds, "data.prompt")
+    chosen = {name: found.get(name) for name in PROMPT}
+    for name, known in (("modality", modalities), ("language", LANGUAGES)):
+        if chosen[name] is not None and chosen[name] not in known:
+            problems.append(f"data.prompt.{name}={chosen[name]} is unknown; choose {' or '.join(known)}."
+                            f"{nearest(chosen[name], known)}")  # fmt: skip
+    if None not in (chosen["told"], chosen["shown"]) and not 1 <= chosen["told"] <= chosen["shown"]:
+        problems.append(f"data.prompt: told={chosen['told']} and shown={chosen['shown']}; give 1 <= told <= shown.")
+    if chosen["months"] is not None and chosen["months"] <= 0:
+        problems.append(f"data.prompt.months={chosen['months']:g} must be above 0.")
+    if chosen["min_events"] is not None and chosen["min_events"] < 1:
+        problems.append(f"data.prompt.min_events={chosen['min_events']} must be 1 or more.")
+    if problems:
+        raise UsageError(numbered(problems))
+    return found
+
+
+def _checked_ablation(given: Mapping[str, Any]) -> dict[str, Any]:
+    found, problems = _typed(given, {"patients": "int | None", "texts": "int"}, "data.ablation")
+    for name, least in (("patients", 1), ("texts", 0)):
+        if found.get(name) is not None and found[name] < least:
+            problems.append(f"data.ablation.{name}={found[name]} must be {least} or more.")
+    if problems:
+        raise UsageError(numbered(problems))
+    return found
+
+
+def _typed(given: Mapping[str, Any], kinds: Mapping[str, str], where: str) -> tuple[dict[str, Any], list[str]]:
+    """(the values that are of their kind, a sentence on each other one)."""
+    found, problems = {}, []
+    for name, value in given.items():
+        try:
+            found[name] = typed(value, kinds[name], f"{where}.{name}")
+        except UsageError as error:
+            problems.append(str(error))
+    return found, problems

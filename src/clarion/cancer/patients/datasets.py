@@ -199,14 +199,16 @@ class SlidePatients(OmicsData):
         return labels_of(self._of(split), self._paths, self.planted, points)
 
     def datamodule(
-        self, batch_size: int, seed: int = 0, reads: str = "omics", start: str | Path | None = None, **options: Any
-    ):
-        """train and val for the trainer; reads: omics (see OmicsData) or slides (bags of tiles, see `swin.loader`)."""
+        self, batch_size: int, seed: int = 0, reads: str = "omics", start: str | Path | None = None,
+        device: str = "cpu", **options: Any,
+    ):  # fmt: skip
+        """train and val for the trainer; reads: omics (see OmicsData) or slides (bags of tiles, see `swin.loader`).
+        device: where an encoder of slides is warmed up and read."""
         if reads != "slides":
             return super().datamodule(batch_size, seed, start=start, **options)
         from clarion.cancer.swin.loader import SlideBags
 
-        return SlideBags(self, batch_size, seed, start=start, **options)
+        return SlideBags(self, batch_size, seed, start=start, device=device, **options)
 
     def slide_facts(self) -> dict[str, dict[str, Any]]:
         """own slide id -> the reader's card of it, or {"error": why}; every file is opened once."""
@@ -234,9 +236,12 @@ class SlidePatients(OmicsData):
         report = check_cohort(held, self.allow, self.limits)
         own = dict(zip(self._named.patients, self._own.patients, strict=True))
         check_patients(report, self.splits, {p: p for p in own}, own)
+        self._check_slides(report)
         report.counts |= {"patients": len(own), "slides": len(self._files), "without_omics": len(own) - len(measured),
                           "without_slide": sum(not paths for paths in self._paths.values())}  # fmt: skip
-        self._check_slides(report)
+        report.error("patient_empty", "patients are left with neither a readable slide nor omics; replace their "
+                     "slides, or take them out of the clinical table",
+                     [(p, own[p]) for p, paths in self._paths.items() if not paths and p not in self._measured])
         for split in SPLITS:
             part = self.splits.get(split)
             if not part:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from clarion.cancer.slides.reader import Slide, open_slide
 from clarion.cancer.slides.stain import Stains
 from clarion.cancer.slides.tiles import Tiles, grid, read_tiles
 from clarion.cancer.slides.tissue import find_tissue
+from clarion.cancer.swin.settings import settings_of
 from clarion.data.cache import cache_dir
 from clarion.errors import DataError, UsageError
 from clarion.samples import Sample
@@ -47,11 +48,8 @@ class TileSettings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> TileSettings:
-        """From a config; UsageError on a name it does not know."""
-        known = [f.name for f in fields(cls)]
-        if strange := sorted(set(given) - set(known)):
-            raise UsageError(f"model.tiles.{strange[0]} is unknown; known are {', '.join(known)}.")
-        return cls(**given)
+        """From a config; UsageError on a name it does not know and on a value of another type."""
+        return settings_of(cls, given, "model.tiles")
 
     def key(self, sha: str, mpp: float) -> str:
         """Names the tiles of one slide by these settings."""

@@ -19,7 +19,7 @@ from clarion.cancer.swin.encoder import PatchEncoder
 from clarion.cancer.swin.features import FeatureReader
 from clarion.cancer.swin.warm_up import WarmUpSettings
 from clarion.cancer.swin.warm_up import warm_up as warmed
-from clarion.cancer.swin.whitening import Whitening
+from clarion.cancer.swin.whitening import Whitening, spaced
 from clarion.cancer.transformer.heads import bin_edges, censoring_weights, group_logits, locate
 from clarion.errors import DataError, UsageError
 
@@ -98,20 +98,21 @@ class SlideBags(L.LightningDataModule):
     pixels of `sampled` tiles a patient and step (twice as many in validation), False the features of all tiles, once,
     by the start encoder (`start`: its weights, or a checkpoint's). warm_up: of `WarmUpSettings`, or None: the encoder
     is first trained without labels on the training patients' tiles, where it starts from nothing; `warmed` is that
-    encoder, `whitening` that of the features (None where the start weights have their own). Patients without tiles
-    train nothing."""
+    encoder, `whitening` that of the features (None where the start weights have their own). device: where the warm-up
+    and the features are computed. Patients without tiles train nothing."""
 
     def __init__(
         self, data: Any, batch_size: int, seed: int, encoder: Mapping[str, Any], tiles: Mapping[str, Any],
         train_encoder: bool, sampled: int = 32, bins: int = 8, horizons: Sequence[float] = (36, 60),
         hold_mb: float = 1024, num_workers: int = 0, start: str | Path | None = None,
-        warm_up: Mapping[str, Any] | None = None,
+        warm_up: Mapping[str, Any] | None = None, device: str = "cpu",
     ):  # fmt: skip
         super().__init__()
         if sampled < 1:
             raise UsageError(f"model.datamodule.sampled={sampled}: give 1 or more tiles a patient.")
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        settings = TileSettings.of(dict(tiles))
+        warming = WarmUpSettings.of(warm_up) if warm_up else None  # before hours of tiling
+        settings = TileSettings.of(tiles)
         bags = {
             split: [bag_of(s, settings) for s in tqdm(data.samples(split), total=len(data.splits[split]),
                                                       desc=f"tiles {split}", unit="patient")]
@@ -132,14 +133,13 @@ class SlideBags(L.LightningDataModule):
         network = PatchEncoder(**encoder, patch=settings.patch)
         start_encoder(network, start)
         self.warmed, warmth = None, None
-        if warm_up and start is None:
-            own = WarmUpSettings.of(warm_up)
-            warmth = warmed(network, [bags["train"][k] for k in kept["train"]], own, seed)
+        if warming and start is None:
+            warmth = warmed(network, [bags["train"][k] for k in kept["train"]], warming, seed, device)
             self.warmed = network
         elif start is None and not train_encoder:
             log.warning("model.weights=null: the features are those of an untrained Swin; give a .safetensors, "
                         "model.datamodule.warm_up, or train end to end by model.train_encoder=true")  # fmt: skip
-        reader = None if train_encoder else FeatureReader(network.eval())
+        reader = None if train_encoder else FeatureReader(network.to(device).eval())
         self.splits, self.whitening = {}, None
         for split, found in bags.items():
             own = [found[k] for k in kept[split]]
@@ -150,8 +150,8 @@ class SlideBags(L.LightningDataModule):
             )  # fmt: skip
             self.splits[split] = WithOutcome(held, outcomes[split])
             if training and reader is not None and not is_whole(start):
-                tiles = torch.cat([torch.from_numpy(features) for features in held.features])
-                self.whitening = Whitening(network.width).fit(tiles)
+                self.whitening = Whitening(network.width).fit(spaced(held.features))
+        network.cpu()
         counted = [len(bags["train"][k]) for k in kept["train"]]
         self.facts = {
             "edges": edges,

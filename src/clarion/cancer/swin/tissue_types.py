@@ -7,6 +7,7 @@ It names what the attention fell on; it does not say why.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +90,7 @@ def labelled_tiles(module: Any, samples: Iterable[Sample], labels: Any) -> Label
 
 @dataclass(frozen=True)
 class TissueHead:
-    """kinds [k]; weight float32 [k, width], bias float32 [k]; encoder: digest of the encoder whose features it reads;
+    """kinds [k]; weight float32 [k, width], bias float32 [k]; encoder: `digest` of what makes the features it reads;
     trained_on: {patients, tiles {kind: n}, left_out {kind: n}, labels}; held_out: of `accuracy`, {} where unknown."""
 
     kinds: tuple[str, ...]
@@ -133,8 +134,17 @@ class TissueHead:
         """By a `SlideModule` on data with tissue_labels(split): fitted on train, held out: val."""
         labels = {split: data.tissue_labels(split) for split in ("train", "val")}
         tiles = {split: labelled_tiles(module, data.samples(split), own) for split, own in labels.items()}
-        head = cls.fit(tiles["train"], module.reader.digest(), labels["train"].digest())
+        head = cls.fit(tiles["train"], cls.digest(module), labels["train"].digest())
         return replace(head, held_out=head.accuracy(tiles["val"], seed))
+
+    @staticmethod
+    def digest(module: Any) -> str:
+        """Of all that makes the features of `seen_tiles`: the encoder, then the whitening (or norm) after it."""
+        found = hashlib.blake2b(digest_size=10)
+        for name, tensor in sorted(module.network.tile[0].state_dict().items()):
+            found.update(name.encode() + str(tuple(tensor.shape)).encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return f"{module.reader.digest()}-{found.hexdigest()}"
 
     def attended(self, module: Any, samples: Sequence[Sample], most: int, min_share: float) -> list[dict[str, float]]:
         """`patterns` of each sample."""
@@ -194,7 +204,8 @@ class TissueHead:
 
     @classmethod
     def load(cls, folder: Path, encoder: str | None = None) -> TissueHead:
-        """encoder: the digest that it must have been fitted on. UsageError for another, and for files that are none."""
+        """encoder: the digest that it must have been fitted on (older heads keep that of the encoder alone). UsageError
+        for another, and for files that are none."""
         try:
             about = json.loads((folder / "tissue.json").read_text(encoding="utf-8"))
             arrays = load_file(folder / "tissue.safetensors")
@@ -207,6 +218,6 @@ class TissueHead:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
             said = f"{type(error).__name__}: {error}"
             raise UsageError(f"{folder} holds no head for kinds of tissue ({said}).") from error
-        if encoder is not None and head.encoder != encoder:
+        if encoder is not None and head.encoder not in (encoder, encoder.partition("-")[0]):
             raise UsageError(f"{folder}: the head for kinds of tissue was fitted on another slide model's features.")
         return head

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from clarion.cancer.swin.bags import Bag
 from clarion.cancer.swin.encoder import PatchEncoder
+from clarion.cancer.swin.settings import settings_of
 from clarion.data.cache import build_once
 from clarion.errors import UsageError
 
@@ -43,7 +44,7 @@ class WarmUpSettings:
     temperature: float = 0.1
     stain: float = 0.1
     zoom: float = 0.7
-    most: int = 100_000
+    most: int = 20_000
 
     def __post_init__(self) -> None:
         for name, low, high in (("epochs", 1, 10_000), ("batch_size", 4, 65_536), ("temperature", 0.01, 10),
@@ -51,26 +52,29 @@ class WarmUpSettings:
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"model.datamodule.warm_up.{name}={getattr(self, name)} must lie between {low} and "
                                  f"{high}.")  # fmt: skip
+        if self.lr <= 0:
+            raise UsageError(f"model.datamodule.warm_up.lr={self.lr:g} must be above 0.")
+        if self.weight_decay < 0:
+            raise UsageError(f"model.datamodule.warm_up.weight_decay={self.weight_decay:g} must be 0 or more.")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> WarmUpSettings:
-        """From a config; UsageError on a name it does not know."""
-        known = [f.name for f in fields(cls)]
-        if strange := sorted(set(given) - set(known)):
-            raise UsageError(f"model.datamodule.warm_up.{strange[0]} is unknown; known are {', '.join(known)}.")
-        return cls(**given)
+        """From a config; UsageError on a name it does not know and on a value of another type."""
+        return settings_of(cls, given, "model.datamodule.warm_up")
 
 
-def warm_up(encoder: PatchEncoder, bags: Sequence[Bag], settings: WarmUpSettings, seed: int) -> dict[str, Any]:
-    """Train `encoder` in place on tiles of the bags (those of the training patients, and no others). Gives {"tiles",
-    "epochs", "loss": {"first", "last"}, "chance": loss of a guess}."""
-    made_of = [WARM_UP_VERSION, asdict(settings), seed, encoder.digest(), [bag.key for bag in bags]]
-    key = hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=12).hexdigest()
+def warm_up(
+    encoder: PatchEncoder, bags: Sequence[Bag], settings: WarmUpSettings, seed: int, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Train `encoder` in place on tiles of the bags (those of the training patients, and no others), on `device`; it
+    ends on the CPU. Gives {"tiles", "epochs", "loss": {"first", "last"}, "chance": loss of a guess}."""
+    device = torch.device(device)
+    key = key_of(encoder, bags, settings, seed, device)
 
     def build(folder: Path) -> None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
             torch.manual_seed(seed)
-            said = _train(encoder, _tiles(bags, settings.most), settings)
+            said = _train(encoder, _tiles(bags, settings.most, encoder.patch), settings, device)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
         save_file(tensors, folder / "encoder.safetensors")
         (folder / "warm_up.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
@@ -81,19 +85,30 @@ def warm_up(encoder: PatchEncoder, bags: Sequence[Bag], settings: WarmUpSettings
     return json.loads((folder / "warm_up.json").read_text(encoding="utf-8"))
 
 
-def _tiles(bags: Sequence[Bag], most: int) -> torch.Tensor:
-    """uint8 [n, patch, patch, 3]."""
-    total = sum(map(len, bags))
-    share = min(1.0, most / total)
-    found = []
-    for bag in bags:
-        kept = np.linspace(0, len(bag) - 1, max(1, round(share * len(bag)))).round().astype(int)
-        found += list(bag.pixels(kept))
-    return torch.from_numpy(np.concatenate(found))
+def key_of(
+    encoder: PatchEncoder, bags: Sequence[Bag], settings: WarmUpSettings, seed: int, device: torch.device
+) -> str:
+    """Names the result in the cache by all that it is made of."""
+    made_of = [WARM_UP_VERSION, asdict(settings), seed, encoder.digest(), [bag.key for bag in bags]]
+    if device.type != "cpu":  # another arithmetic: other weights
+        made_of.append(device.type)
+    return hashlib.blake2b(json.dumps(made_of, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
-def _train(encoder: PatchEncoder, tiles: torch.Tensor, s: WarmUpSettings) -> dict[str, Any]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _tiles(bags: Sequence[Bag], most: int, patch: int) -> torch.Tensor:
+    """uint8 [n, patch, patch, 3]: about `most` of all tiles, one a bag at least; read into one array, for a copy of it
+    may not fit the memory."""
+    share = min(1.0, most / sum(map(len, bags)))
+    counts = [max(1, round(share * len(bag))) for bag in bags]
+    found, end = np.empty((sum(counts), patch, patch, 3), np.uint8), 0
+    for bag, count in zip(bags, counts, strict=True):
+        for pixels in bag.pixels(np.linspace(0, len(bag) - 1, count).round().astype(int)):
+            found[end : end + len(pixels)] = pixels
+            end += len(pixels)
+    return torch.from_numpy(found)
+
+
+def _train(encoder: PatchEncoder, tiles: torch.Tensor, s: WarmUpSettings, device: torch.device) -> dict[str, Any]:
     size = min(s.batch_size, len(tiles))
     steps = s.epochs * (len(tiles) // size)
     projector = nn.Sequential(nn.Linear(encoder.width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 64))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import nn
 
 FLOOR = 0.02  # variance added to every direction (of standardised features): what is below it stays small
+MOST = 200_000  # tiles that it is fitted on, evenly spaced: more change nothing and would be copied in 64 bit
 
 
 class Whitening(nn.Module):
@@ -27,3 +31,14 @@ class Whitening(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x - self.mean) @ self.matrix
+
+
+def spaced(bags: Sequence[np.ndarray], most: int = MOST) -> torch.Tensor:
+    """float32 [n <= most, width] of the bags' features [tiles, width]: evenly spaced over all of their tiles."""
+    ends = np.cumsum([len(bag) for bag in bags])
+    if ends[-1] <= most:
+        return torch.from_numpy(np.concatenate(bags))
+    chosen = np.linspace(0, ends[-1] - 1, most).round().astype(int)
+    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    begins = ends - [len(bag) for bag in bags]
+    return torch.from_numpy(np.concatenate([b[own - k] for b, own, k in zip(bags, parts, begins, strict=True)]))
