@@ -57,9 +57,13 @@ def recorded(
 
 @pytest.fixture()
 def experiments(tmp_path, monkeypatch):
-    """A copy of experiments/erm_detection without measured results, as the working directory's own."""
-    source = tables.experiments_dir() / "erm_detection"
-    target = tmp_path / "experiments" / "erm_detection"
+    return without_results("erm_detection", tmp_path, monkeypatch)
+
+
+def without_results(experiment, tmp_path, monkeypatch):
+    """A copy of experiments/NAME without measured results, as the working directory's own."""
+    source = tables.experiments_dir() / experiment
+    target = tmp_path / "experiments" / experiment
     target.mkdir(parents=True)
     for name in ("table.yaml", "published.csv"):
         shutil.copy(source / name, target / name)
@@ -330,8 +334,9 @@ def test_a_column_may_name_its_own_run_and_evaluator(tmp_path, monkeypatch):
     assert (first["pubmedqa"], first["essay"], first["essay_n"]) == ("0.8", "0.3", "10")
 
 
-def test_what_a_checkpoint_says_of_its_adapter_is_a_column(tmp_path):
+def test_what_a_checkpoint_says_of_its_adapter_is_a_column(tmp_path, monkeypatch):
     """experiments/structured_lora: both books apart, the share inside and the effective rank, the mean of its seeds."""
+    without_results("structured_lora", tmp_path, monkeypatch)
     rates = {"hallucination_rate": 0.4, "hallucination_rate_open_book": 0.3, "hallucination_rate_closed_book": 0.7}
     for seed, share in ((0, 0.2), (1, 0.4)):
         run = recorded(tmp_path, "smollm2_135m_plain_matched", "erm_grounding", seed)

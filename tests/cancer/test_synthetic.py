@@ -35,10 +35,8 @@ def test_follow_up_ends_and_moves_nothing_else():
     from clarion.cancer.synthetic import LONGEST, censored_survival
 
     risk = np.random.default_rng(0).normal(0, 3, 200)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clarion.cancer.synthetic.LONGEST", np.inf)
-        endless, died = censored_survival(np.random.default_rng(1), risk, 60, 0.2)
-    time, event = censored_survival(np.random.default_rng(1), risk, 60, 0.2)
+    endless, died = censored_survival(np.random.default_rng(1), risk, 60, 0.2)
+    time, event = censored_survival(np.random.default_rng(1), risk, 60, 0.2, LONGEST)
     later = endless > LONGEST
     assert later.sum() > 5 and (time[later] == LONGEST).all() and not event[later].any()
     assert (time[~later] == endless[~later]).all() and (event[~later] == died[~later]).all()

@@ -189,11 +189,11 @@ def _clinical(rng: np.random.Generator, cancer: str, n: int) -> pd.DataFrame:
 
 
 def censored_survival(
-    rng: np.random.Generator, risk: np.ndarray, median: float, censored: float
+    rng: np.random.Generator, risk: np.ndarray, median: float, censored: float, longest: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
     """(months, event). median: months of survival at risk 0; the follow-up is stretched until the wanted share is
     censored (Bender et al. 2005, Statistics in Medicine 24, 1713, for times with proportional hazards). It ends after
-    LONGEST months at most: whoever outlives that is censored too, on top of the share."""
+    `longest` months at most: whoever outlives that is censored too, on top of the share."""
     death = median * (-np.log(rng.random(len(risk))) / (np.log(2) * np.exp(risk))) ** (1 / _SHAPE)
     accrual, lost = rng.uniform(0.3, 1.0, len(risk)), rng.exponential(1.5, len(risk))
     unit = np.minimum(accrual, lost)
@@ -201,6 +201,6 @@ def censored_survival(
         end = np.full(len(risk), np.inf)
     else:
         end = unit * np.quantile(death / unit, 1 - censored)  # exactly that share has its event after its end
-    end = np.minimum(end, LONGEST)
+    end = np.minimum(end, longest)
     time = np.maximum(np.round(np.minimum(death, end), 2), 0.01)
     return time, death <= end

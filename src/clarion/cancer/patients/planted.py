@@ -22,7 +22,14 @@ from clarion.cancer.cohort import Cohort
 from clarion.cancer.patients.artefacts import NAMES as FLAWS
 from clarion.cancer.patients.drawing import SlideRecipe, draw_slide, write_maps, write_slide
 from clarion.cancer.patients.tissue_map import Composition
-from clarion.cancer.synthetic import AGE_EFFECT, SYNTHETIC_VERSION, PlantedCohort, censored_survival, synthetic_cohort
+from clarion.cancer.synthetic import (
+    AGE_EFFECT,
+    LONGEST,
+    SYNTHETIC_VERSION,
+    PlantedCohort,
+    censored_survival,
+    synthetic_cohort,
+)
 from clarion.data.cache import build_once
 from clarion.errors import UsageError
 
@@ -121,7 +128,7 @@ def synthetic_patients(recipe: PatientRecipe, name: str = "slides_demo") -> Plan
     )
     risk -= risk.mean()
     risk["all"] = risk.sum(axis=1)
-    time, event = censored_survival(rng, risk["all"].to_numpy(), MEDIAN_MONTHS, recipe.censored)
+    time, event = censored_survival(rng, risk["all"].to_numpy(), MEDIAN_MONTHS, recipe.censored, LONGEST)
     clinical["time"], clinical["event"] = time, event
     slides = _slide_recipes(recipe, clinical, shares, rng)
     clinical["slide_ids"] = [tuple(s for s in (f"{p}-DX1", f"{p}-DX2") if s in slides) for p in patients]
