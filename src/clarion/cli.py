@@ -242,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(run=review)
 
     p = commands.add_parser("look", help="where a slide model looked: maps on the slides, and whether they are true")
-    p.add_argument("model", metavar="RUN", help="a run directory of a swin_mil model (its best checkpoint is used)")
+    p.add_argument("model", metavar="RUN", help="a run of a swin_mil or a fusion model (its best checkpoint)")
     p.add_argument("--sample", action="append", default=[], metavar="ID", help="this patient alone (repeatable)")
     p.add_argument("--split", default="test", help="whose patients: train, val or test (default: test)")
     p.add_argument("--patients", type=int, default=None, metavar="N", help="at most so many (default: all)")
