@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-import torch
 from sklearn.linear_model import LogisticRegression
 
 from clarion.building import build_data
@@ -20,9 +19,8 @@ from clarion.cancer.prognosis.checked import check_text, counted
 from clarion.cancer.prognosis.page import percent, text_blocks
 from clarion.cancer.prognosis.patient import named_cancer, read_omics, read_patient
 from clarion.cancer.prognosis.probability import recalibrated
-from clarion.cancer.prognosis.words import Words, same_keys
+from clarion.cancer.prognosis.words import WORDS, Words
 from clarion.cancer.slides.reader import open_slide
-from clarion.config import register_resolvers
 from clarion.errors import ClarionError, DataError, UsageError
 from clarion.evaluators.factcheck_facts import Facts, Gene
 from clarion.prognosing import open_fused, prognose, written_together
@@ -30,17 +28,8 @@ from clarion.prognosing import open_fused, prognose, written_together
 for folder in ("report", "trainers"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
 from chromium_page import LOWEST_CONTRAST, OVERLAPPING, SMALLEST_TEXT, Browser, chromium  # noqa: E402
-from fusion_small import composed, fused, unimodal  # noqa: E402
+from fusion_small import composed, fused, one_thread, unimodal  # noqa: E402, F401
 from fusion_small import run as trained  # noqa: E402
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    register_resolvers()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +385,7 @@ def test_removed_sentences_are_struck_with_their_reason():
 
 
 def test_both_languages_have_every_word():
-    assert same_keys() == {"en": set(), "ko": set()}
+    assert set(WORDS["en"]) == set(WORDS["ko"])
     assert [percent(p) for p in (0, 0.001, 0.5, 0.999, 1)] == ["0%", "< 1%", "50%", "> 99%", "100%"]
 
 

@@ -205,7 +205,7 @@ def check(module: Any, data: Any, samples: Sequence[Any], operator: str, seed: i
 def write_patient(module: Any, data: Any, sample: Any, out: Path, operator: str, run: str) -> list[str]:
     """The files of one patient, below out/SAMPLE; their paths from `out`."""
     from clarion.cancer.looking.canvas import lay_out, write_heatmap, write_values
-    from clarion.cancer.looking.maps import MAPS, patient_maps
+    from clarion.cancer.looking.maps import HEATMAP, MAPS, patient_maps
     from clarion.cancer.looking.page import write_page
 
     maps = patient_maps(module, module.bag(sample), operator)
@@ -223,7 +223,7 @@ def write_patient(module: Any, data: Any, sample: Any, out: Path, operator: str,
         for name in MAPS:
             write_values(folder / f"{name}-{number + 1}.tif", lay_out(maps, name, number))
         with tiled.open() as slide:
-            write_heatmap(folder / f"heatmap-{number + 1}.tif", slide, lay_out(maps, "combined", number),
+            write_heatmap(folder / f"heatmap-{number + 1}.tif", slide, lay_out(maps, HEATMAP, number),
                           tiled.tiles.mpp)  # fmt: skip
         truth = planted(sample.sample_id, tiled.number) if planted is not None else None
         page = write_page(folder, maps, number, kind=data.kind, told=told, facts=facts, operator=operator, truth=truth)

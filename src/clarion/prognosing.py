@@ -292,7 +292,7 @@ def _sentence(document: Mapping[str, Any]) -> str:
 def slide_files(predictor: Any, sample: Any, folder: Path, trained: Any, told: str) -> list[dict[str, Any]]:
     """heatmap-N.tif and slide-N.html of each slide with tissue; returns what the page shows of them."""
     from clarion.cancer.looking.canvas import lay_out, write_heatmap
-    from clarion.cancer.looking.maps import patient_maps
+    from clarion.cancer.looking.maps import HEATMAP, patient_maps
     from clarion.cancer.looking.page import write_page
     from clarion.cancer.prognosis.page import thumbnails
 
@@ -300,7 +300,7 @@ def slide_files(predictor: Any, sample: Any, folder: Path, trained: Any, told: s
     maps = patient_maps(module, module.bag(sample), operator)
     pictures = []
     for number, tiled in enumerate(maps.bag.slides):
-        canvas, n = lay_out(maps, "combined", number), int((maps.bag.places[:, 0] == number).sum())
+        canvas, n = lay_out(maps, HEATMAP, number), int((maps.bag.places[:, 0] == number).sum())
         heatmap = folder / f"heatmap-{number + 1}.tif"
         with tiled.open() as slide:
             write_heatmap(heatmap, slide, canvas, tiled.tiles.mpp)

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import torch
 from omegaconf import OmegaConf
 
 from clarion import config
+from clarion.config import register_resolvers
 from clarion.run import execute
 
 PATIENTS = ["data=cancer_fusion_demo", "data.synthetic.patients=36", "data.synthetic.side=512",
@@ -23,6 +26,16 @@ LLAMA = {
     "weights": "random", "tokenizer": {"vocab_size": 600}, "template": "llama3",
     "lora": {"r": 8, "alpha": 16, "target_modules": "all-linear"},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Imported by a module of tests: its trainings take one thread, as their cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    register_resolvers()
+    yield
+    torch.set_num_threads(before)
 
 
 def composed(*overrides: str, folder: Path | None = None):

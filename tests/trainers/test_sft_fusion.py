@@ -9,24 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fusion_small import composed, fused, run, unimodal
+from fusion_small import composed, fused, one_thread, run, unimodal  # noqa: F401
 from omegaconf import OmegaConf
 
 from clarion.building import build, build_data
-from clarion.config import register_resolvers
 from clarion.errors import DataError, UsageError
 from clarion.samples import Sample
 from clarion.trainers import sft_fusion
 from clarion.trainers.sft_fusion_encoders import check_start
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    register_resolvers()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 SUPPORTED, CONTRADICTED, UNFOUNDED = "supported", "contradicted", "not in the inputs"
-VERDICTS = (SUPPORTED, CONTRADICTED, UNFOUNDED)
 KINDS = ("gene", "direction", "coefficient", "q", "expression", "pattern", "share", "probability", "outcome", "age",
          "sex", "stage", "cancer", "missing", "other")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Claim:
-    """kind: of KINDS; about: the gene, tissue or input; said: the words of the text; verdict: of VERDICTS; expected:
-    what the facts hold where they contradict it."""
+    """kind: of KINDS; about: the gene, tissue or input; said: the words of the text; verdict: SUPPORTED,
+    CONTRADICTED or UNFOUNDED; expected: what the facts hold where they contradict it."""
 
     kind: str
     about: str

@@ -8,7 +8,7 @@ import pytest
 
 from clarion.cancer.lookup import fit_pancancer
 from clarion.cancer.rationale.draft import conversation, draft_rationales
-from clarion.cancer.rationale.gather import expression_z, gather_facts
+from clarion.cancer.rationale.gather import gather_facts
 from clarion.cancer.rationale.korean import closed, listed, with_particle
 from clarion.cancer.rationale.rationale import SECTIONS
 from clarion.cancer.rationale.template import write_rationale
@@ -41,7 +41,8 @@ def test_every_template_sentence_is_checked_and_supported(facts, language):
         assert not found.unsupported and found.text == text and not found.unread and not found.omission
         assert all(s.section in SECTIONS and s.states and s.text.endswith(".") for s in rationale.sentences)
         kinds = ("gene", "direction", "coefficient")
-        assert {f"{kind}:{g.name}" for g in facts.genes for kind in kinds} <= rationale.states()
+        stated = {fact for s in rationale.sentences for fact in s.states}
+        assert {f"{kind}:{g.name}" for g in facts.genes for kind in kinds} <= stated
         phrasings.add(text)
     assert len(phrasings) > 1
     assert write_rationale(facts, language, 3) == write_rationale(facts, language, 3)
@@ -111,7 +112,7 @@ def test_facts_come_from_a_fitted_table():
     rna = cohort.omics["rna"]
     table = fit_pancancer([(cancer, rna.loc[train], cohort.time[:100], cohort.event[:100])])
     patient = cohort.patients[110]
-    z = expression_z(rna.loc[patient], rna.loc[train])
+    z = (rna.loc[patient] - rna.loc[train].mean()) / rna.loc[train].std()
     facts = gather_facts(table.of(cancer), z, top=5, patterns={"fat": 0.1, "necrosis": 0.6}, survival=0.7,
                          clinical={"age": 58.2, "sex": "M", "stage": "Stage II"}, cancer=cancer)  # fmt: skip
     rows = table.of(cancer)

@@ -18,6 +18,7 @@ from clarion.cancer.looking.windows import merged, window_attention
 from clarion.cancer.swin.bags import Bag
 
 MAPS = ("combined", "mil", "window", "gradcam", "effect")
+HEATMAP = "effect"  # the one drawn on a slide: it says which way, and holds where the truth is planted
 CELLS = 8  # of a map a side of a tile, at most
 BATCH = 32
 GROUPS = 1000

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 WORDS: dict[str, dict[str, str]] = {
     "en": {
         "title": "Prognosis of {name}",
@@ -43,8 +41,8 @@ WORDS: dict[str, dict[str, str]] = {
         "tissue": "Tissue that the model attended to", "share": "share of the attention",
         "slides": "Where the slide model looked", "one_slide": "Slide {k} of {n}",
         "plain": "the slide", "heat": "with heat",
-        "heat_note": "Red: attention of the pooling times that of the windows inside a tile. It shows what was "
-                     "weighed, not what causes the outcome.",
+        "heat_note": "Red tiles raise the predicted risk, blue ones lower it: the risk less what it would be without "
+                     "the tile. It shows what moved the model, not what causes the outcome.",
         "zoom": "zoomable page", "tiff": "heatmap (pyramidal TIFF)", "tiles": "{tiles} tiles looked at",
         "quality": "How good the model is", "quality_note": "On the test patients of the run {run}.",
         "measure": "measure", "value": "value", "patients": "patients",
@@ -114,8 +112,8 @@ WORDS: dict[str, dict[str, str]] = {
         "no_genes": "유전자 표 없음: 오믹스가 없거나 이 암에 대한 표가 없습니다.",
         "tissue": "모델이 주목한 조직", "share": "주목 비율",
         "slides": "슬라이드 모델이 본 곳", "one_slide": "슬라이드 {k}/{n}", "plain": "슬라이드", "heat": "열지도",
-        "heat_note": "빨강: 타일 주목도와 타일 안 창 주목도의 곱. 무엇에 무게를 두었는지를 보일 뿐 결과의 원인을 "
-                     "뜻하지 않습니다.",
+        "heat_note": "빨간 타일은 예측 위험을 높이고 파란 타일은 낮춥니다(그 타일이 없을 때의 위험과의 차이). "
+                     "모델을 움직인 것을 보일 뿐 결과의 원인을 뜻하지 않습니다.",
         "zoom": "확대 가능한 문서", "tiff": "열지도(피라미드 TIFF)", "tiles": "타일 {tiles}개를 봄",
         "quality": "모델의 성능", "quality_note": "실행 {run}의 시험 환자에서.",
         "measure": "지표", "value": "값", "patients": "환자",
@@ -156,9 +154,3 @@ class Words:
 
     def __call__(self, key: str, **values: object) -> str:
         return self._own[key].format(**values)
-
-
-def same_keys() -> Mapping[str, set[str]]:
-    """language -> keys that another language has and it has not; all empty where nothing was forgotten."""
-    every = set().union(*WORDS.values())
-    return {language: every - set(own) for language, own in WORDS.items()}

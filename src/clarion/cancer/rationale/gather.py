@@ -13,16 +13,6 @@ from clarion.errors import DataError
 from clarion.evaluators.factcheck_facts import Facts, Gene, Pattern
 
 
-def expression_z(values: pd.Series, training: pd.DataFrame) -> pd.Series:
-    """z of each gene of one patient: (value - mean) / SD of the training patients of the same cancer.
-
-    values: index gene; training: [patients, genes], the patients the coefficient table was fitted on. NaN where the
-    gene is constant in training or unknown there."""
-    training = training.reindex(columns=values.index)
-    spread = training.std(axis=0, ddof=1)
-    return ((values - training.mean(axis=0)) / spread.where(spread > 0)).astype(np.float64)
-
-
 def gather_facts(
     table: pd.DataFrame | None,
     expression: Mapping[str, float] | None,
@@ -38,8 +28,8 @@ def gather_facts(
     """Facts of one patient; what is None or empty is listed as missing.
 
     table: rows of one cancer of the coefficient table (`LookupTable.of`: index gene; coef, q, z, status), fitted on the
-    training patients of this fold. expression: gene -> z (`expression_z`), None where the omics are missing; then no
-    gene says anything of this patient and none is stated. top: how many genes, those of smallest q (ties: largest |z|
+    training patients of this fold. expression: gene -> z among the training patients, None where the omics are missing; then
+    no gene says anything of this patient and none is stated. top: how many genes, those of smallest q (ties: largest |z|
     of the fit) whose fit converged and which were measured. patterns: tissue -> share of the model's attention, None
     where there is no slide. clinical: age (years), sex ("F", "M"), stage; NaN, None and "" are unknown. survival:
     probability of being alive at `horizon` months, interval (low, high, level)."""

@@ -51,9 +51,6 @@ class Rationale:
                  for name in SECTIONS if (own := self.section(name))]  # fmt: skip
         return "\n\n".join(parts)
 
-    def states(self) -> frozenset[str]:
-        return frozenset(fact for s in self.sentences for fact in s.states)
-
     def to_dict(self) -> dict[str, Any]:
         rows = [{"section": s.section, "text": s.text, "states": list(s.states)} for s in self.sentences]
         return {"language": self.language, "text": self.text(), "sentences": rows}
