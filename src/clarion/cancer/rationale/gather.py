@@ -28,8 +28,8 @@ def gather_facts(
     """Facts of one patient; what is None or empty is listed as missing.
 
     table: rows of one cancer of the coefficient table (`LookupTable.of`: index gene; coef, q, z, status), fitted on the
-    training patients of this fold. expression: gene -> z among the training patients, None where the omics are missing; then
-    no gene says anything of this patient and none is stated. top: how many genes, those of smallest q (ties: largest |z|
+    training patients of this fold. expression: gene -> z among them, None where the omics are missing; then no
+    gene says anything of this patient and none is stated. top: how many genes, those of smallest q (ties: largest |z|
     of the fit) whose fit converged and which were measured. patterns: tissue -> share of the model's attention, None
     where there is no slide. clinical: age (years), sex ("F", "M"), stage; NaN, None and "" are unknown. survival:
     probability of being alive at `horizon` months, interval (low, high, level)."""
